@@ -1,0 +1,101 @@
+"""``model.yaml``: what to serve and how, checked by pydantic.
+
+Every model, whatever repository format it came from, becomes a
+:class:`ModelConfig`. Bare model files get one with defaults.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class InputConfig(_Strict):
+    """How an input is fed; anything left out comes from the model file."""
+
+    dtype: str | None = None
+    shape: list[int] | None = Field(
+        default=None, description="row shape with the batch axis as 1, -1 for any size"
+    )
+    batch_axis: int | None = None
+    scalar: bool = Field(default=False, description="no batch axis; rows of a batch must agree")
+    default: Any = None
+    optional: bool = False
+    control: Literal["start", "not_start", "end", "ready", "correlation_id"] | None = None
+    control_values: list[Any] = Field(default=[0, 1], min_length=2, max_length=2)
+
+
+class OutputConfig(_Strict):
+    """How an output is read; anything left out comes from the model file."""
+
+    dtype: str | None = None
+    shape: list[int] | None = None
+    batch_axis: int | None = None
+
+
+class StateConfig(_Strict):
+    """One state; see :class:`legato.core.types.StateSpec`."""
+
+    name: str | None = None
+    input: str
+    output: str | None = None
+    rule: Literal["replace", "keep_if_empty", "write_once", "append", "window"] = "replace"
+    dtype: str | None = None
+    shape: list[int] | None = None
+    batch_axis: int | None = None
+    axis: int = 0
+    size: int = 0
+    append_new_only: bool = False
+    max_length: int = 0
+    initial: Any = Field(default=None, description="number, nested list, or path of a .npy file")
+
+
+class SequenceConfig(_Strict):
+    """Limits and rules of the model's sequences."""
+
+    idle_timeout_s: float = Field(default=3600.0, ge=0, description="0 = never expires")
+    max_live: int = Field(default=0, ge=0, description="0 = no limit")
+    max_backlog: int = Field(default=1024, ge=0)
+    max_queued_steps: int = Field(default=64, ge=1)
+    receipts: int = Field(default=1, ge=1, le=1024)
+    dedupe: Literal["none", "request_id"] = "none"
+
+
+class ModelConfig(_Strict):
+    """A model to serve."""
+
+    name: str = Field(min_length=1, max_length=200)
+    version: str = "1"
+    runtime: Literal["onnx", "python", "openvino", "torch"] = "onnx"
+    file: Path | None = Field(default=None, description="model file, absolute once loaded")
+    entry: str | None = Field(default=None, description="python: 'file.py:Class'")
+    folder: Path = Path()
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="handed to the runtime; python: to the class"
+    )
+
+    batching: Literal["auto", "off", "force"] = "auto"
+    max_batch_size: int = Field(default=128, ge=1)
+    max_queue_delay_ms: float = Field(default=0.0, ge=0)
+    preferred_batch_sizes: list[int] = []
+    max_queued: int = Field(default=100_000, ge=1)
+    instances: int = Field(default=1, ge=1, le=64)
+    threads: int = Field(default=1, ge=0, description="threads inside a model call, 0 = runtime's")
+    execution: Literal["auto", "inline", "thread"] = "auto"
+    gate: bool = True
+    reject_non_finite: bool = True
+
+    inputs: dict[str, InputConfig] = {}
+    outputs: dict[str, OutputConfig] = {}
+    states: list[StateConfig] | None = Field(default=None, description="None = discover")
+    discover: bool = True
+    sequences: SequenceConfig = SequenceConfig()
+    compatible_with: list[str] = Field(
+        default=[], description="content digests of models whose state this one can read"
+    )

@@ -1,0 +1,83 @@
+"""The contract of every runtime: one model call over a batch of rows.
+
+A runtime never writes state in place: it returns the next state, so that a
+step which was not committed may run again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from legato.core.types import Array, CorrelationId, EndReason, Signature
+
+
+class RowInfo(NamedTuple):
+    """What a model may know of a row of the batch."""
+
+    correlation_id: CorrelationId
+    step: int
+    start: bool
+    end: bool
+    parameters: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class StepBatch:
+    """One model call. Row ``i`` lies at index ``i`` of every batch axis.
+
+    Attributes:
+        inputs: Data, scalar and control inputs by name. A WINDOW state is already
+            put before its data input.
+        state: State by the *state's name*, rows side by side on its batch axis.
+            WINDOW states are not here: the engine keeps them.
+        rows: One entry a row.
+    """
+
+    inputs: Mapping[str, Array]
+    state: Mapping[str, Array]
+    rows: tuple[RowInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What a model call gave.
+
+    Attributes:
+        outputs: Output name to array, same row order.
+        state: State name to the output that feeds it (before its update rule),
+            same row order. WRITE_ONCE states are read at the first step only.
+        failed: Row to its error; the other rows are valid.
+    """
+
+    outputs: Mapping[str, Array]
+    state: Mapping[str, Array]
+    failed: Mapping[int, Exception] = field(default_factory=dict)
+
+
+class Runtime(Protocol):
+    """A loaded model on one device.
+
+    ``step`` blocks and may be called from any thread, one call at a time.
+    """
+
+    signature: Signature
+
+    def step(self, batch: StepBatch) -> StepResult:
+        """Run the model once and return the next state without storing it.
+
+        Safe to repeat: the batch is not modified and nothing outside the result
+        changes. Outputs may be views that stay valid until the next call.
+
+        Raises:
+            Exception: Any error of the model; no row is valid.
+        """
+
+    def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
+        """A sequence of this model is over (hook for Python models; usually nothing)."""
+
+    def close(self) -> None:
+        """Free the model."""
