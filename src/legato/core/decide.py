@@ -90,7 +90,10 @@ def _decide_without_record(tombstone: RecordHead | None, step: Step, *, dedupe: 
     """No live record: a retry of the last steps of an ended one, a creation, or unknown."""
     if tombstone is not None and (step.number or dedupe):
         receipt = _find(tombstone, step)
-        if receipt is not None and _same_input(receipt, step):
+        # Without a request id a START is a repeat only of the very last step: the same
+        # id may be used for a new sequence that begins with the same input.
+        distinct = not step.start or step.request_id or tombstone.step == 1
+        if receipt is not None and distinct and _same_input(receipt, step):
             return Decision(Verdict.REPLAY, receipt=receipt)
     if step.acknowledged > 0 and tombstone is None and not step.start:
         return _refuse(StepLostError(step.acknowledged, 1))

@@ -1,7 +1,7 @@
 """Bytes of a reply as a receipt keeps them: one reply, any protocol.
 
 Layout (little endian): ``u8 format=1, u16 outputs``, then per output
-``u16 name, u8 dtype, u8 rank, i64 dims...``, then per output ``u32 bytes``,
+``u16 name bytes, u8 dtype bytes, u8 rank, name, dtype, i64 dims``, then per output ``u32 bytes``,
 then the data of all outputs. The header part is the same for all rows of a
 batch, so it is encoded once and kept.
 """

@@ -9,7 +9,8 @@ on the batch axis.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -239,9 +240,12 @@ class Receipt(NamedTuple):
     response: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class RecordHead:
     """What is durable for a sequence, besides its state.
+
+    A head that a store gives out is the caller's own copy: the engine moves
+    ``step`` and ``receipts`` of its copy forward after each commit.
 
     Attributes:
         incarnation: 16 random bytes drawn when the sequence was created.
@@ -317,16 +321,15 @@ class Reply:
     incarnation: bytes = b""
 
 
-Outcome = "Reply | ServerError"
-
-
 def _ignore(_outcome: Reply | ServerError) -> None:
     """Default callback of a step."""
 
 
-@dataclass(slots=True, eq=False)
 class Step:
     """One request that advances a sequence once.
+
+    A plain class with class-level defaults: a step is made for every request, and
+    most of its attributes keep their default.
 
     Attributes:
         model: Model name.
@@ -349,13 +352,9 @@ class Step:
         parameters: The user's own parameters, handed to Python models.
         ttl_s: Idle limit wanted for a new sequence; ``None`` = the model's.
         level: Durability wanted for a new sequence; "" = the server's.
+        cancelled, arrived, digest, group: Filled in by the engine.
     """
 
-    model: str
-    correlation_id: CorrelationId | None
-    inputs: Mapping[str, Array]
-    dialect: Dialect
-    done: Callable[[Any], None] = _ignore
     version: str = ""
     start: bool = False
     end: bool = False
@@ -368,11 +367,34 @@ class Step:
     deadline: float | None = None
     queue_timeout_s: float = 0.0
     priority: int = 0
-    parameters: Mapping[str, Any] = field(default_factory=dict)
+    parameters: Mapping[str, Any] = MappingProxyType({})
     ttl_s: float | None = None
     level: str = ""
-    # Filled in by the engine:
     cancelled: bool = False
     arrived: float = 0.0
     digest: bytes = b""
     group: Any = None
+
+    def __init__(
+        self,
+        model: str,
+        correlation_id: CorrelationId | None,
+        inputs: Mapping[str, Array],
+        dialect: Dialect,
+        done: Callable[[Any], None] = _ignore,
+        **options: Any,
+    ) -> None:
+        self.model = model
+        self.correlation_id = correlation_id
+        self.inputs = inputs
+        self.dialect = dialect
+        self.done = done
+        for name, value in options.items():
+            if name not in Step.__annotations__:
+                msg = f"a step has no attribute {name!r}"
+                raise TypeError(msg)
+            setattr(self, name, value)
+
+    def __repr__(self) -> str:
+        flags = " start" * self.start + " end" * self.end
+        return f"<Step {self.model}/{self.correlation_id!r} number={self.number}{flags}>"

@@ -46,6 +46,8 @@ class Commit(NamedTuple):
         end: The sequence is over with this step; the record becomes a tombstone
             that keeps its receipts, and the state is dropped.
         version, model_digest, dialect, ttl_s, level: As in :class:`RecordHead`.
+        waited_s: Seconds since the step arrived; the idle clock stood still for them,
+            so a step that waits or runs longer than the idle limit is not lost.
     """
 
     key: SequenceKey
@@ -62,6 +64,7 @@ class Commit(NamedTuple):
     dialect: str
     ttl_s: float
     level: str
+    waited_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
