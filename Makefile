@@ -1,0 +1,63 @@
+# Everything a developer does, by name. Needs Python 3.11 or later, make and git.
+#   make demo    the whole set-up, then the main job on real audio
+#   make test    the whole set-up, then every test
+#   make check   format, lint, types, generated code, import direction, docs: fast
+#   make bench   the benchmark suite; writes docs/benchmarks.md
+#   make docs    links and code blocks of the docs
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+VENV := .venv
+STAMP := $(VENV)/.legato-ready
+BIN := $(VENV)/bin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+# The first Python that is new enough; PYTHON=... overrides.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
+
+# Handed on: make test ARGS="tests/unit -k loader", make bench ARGS=--quick
+ARGS ?=
+
+.PHONY: help setup assets demo test check format bench docs clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt tools/setup_env.py
+	@test -n "$(PYTHON)" || { echo "Legato needs Python 3.11 or later: none found (PYTHON=... names one)"; exit 1; }
+	@$(PYTHON) tools/setup_env.py $(VENV)
+
+assets: setup
+	@$(BIN)/python tools/fetch_assets.py
+
+demo: assets
+	@$(BIN)/legato demo $(ARGS)
+
+test: assets
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: setup
+	@$(BIN)/ruff format --check --quiet . && echo "format   ok"
+	@$(BIN)/ruff check --quiet . && echo "lint     ok"
+	@$(BIN)/mypy --no-error-summary && echo "types    ok"
+	@$(BIN)/python tools/gen_protos.py --check && echo "protos   ok"
+	@$(BIN)/python -m pytest -q --no-header tests/unit/test_imports.py
+	@$(BIN)/python tools/check_docs.py && echo "docs     ok"
+
+format: setup
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+bench: assets
+	@$(BIN)/python bench/run.py $(ARGS)
+
+docs: setup
+	@$(BIN)/python tools/check_docs.py
+
+clean:
+	rm -rf $(VENV) .cache build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
