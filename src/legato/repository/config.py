@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 
 class _Strict(BaseModel):
@@ -75,6 +75,10 @@ class ModelConfig(_Strict):
     runtime: Literal["onnx", "python", "openvino", "torch"] = "onnx"
     file: Path | None = Field(default=None, description="model file, absolute once loaded")
     entry: str | None = Field(default=None, description="python: 'file.py:Class'")
+    files: list[Path] = Field(
+        default=[],
+        description="further files the model reads, from its folder; part of its content digest",
+    )
     folder: Path = Path()
     options: dict[str, Any] = Field(
         default_factory=dict, description="handed to the runtime; python: to the class"
@@ -99,3 +103,17 @@ class ModelConfig(_Strict):
     compatible_with: list[str] = Field(
         default=[], description="content digests of models whose state this one can read"
     )
+
+    @field_validator("name", "version")
+    @classmethod
+    def _fits_a_path(cls, value: str) -> str:
+        # Both become parts of URL paths in every protocol.
+        if not value or "/" in value or not value.isprintable():
+            raise ValueError("must be printable text without '/'")
+        return value
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _version_as_text(cls, value: object) -> object:
+        # People write 'version: 2', which YAML reads as a number.
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
