@@ -1,0 +1,127 @@
+"""Decide which steps run together. Pure: no clock, no I/O, no awaiting.
+
+The scheduler holds work that is ready: each sequence has at most one piece in it
+(D2), so any rows of one plan are of different sequences. Plans are natural: with
+no delay set, whatever is ready when an instance is free goes at once, and what
+comes meanwhile is the next batch.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable
+
+
+class Schedulable(Protocol):
+    """What the scheduler needs to know of a piece of work.
+
+    Attributes:
+        group: Work shares a batch only within equal groups (data shapes, state
+            shapes, scalar values); ``None`` where all are equal by construction.
+        arrived: Monotonic seconds at which the step arrived.
+        priority: 1 = highest; 0 = default, after all others.
+    """
+
+    @property
+    def group(self) -> Hashable: ...
+    @property
+    def arrived(self) -> float: ...
+    @property
+    def priority(self) -> int: ...
+
+
+W = TypeVar("W", bound=Schedulable)
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """How long to wait for company, and how much of it.
+
+    Attributes:
+        max_batch: Most rows of one plan.
+        max_delay_s: How long the oldest work may wait for a preferred size; 0 = never.
+        preferred: Batch sizes that go at once when a delay is set; empty = ``max_batch``.
+    """
+
+    max_batch: int
+    max_delay_s: float = 0.0
+    preferred: tuple[int, ...] = ()
+
+
+class Scheduler(Generic[W]):
+    """Ready work of one model version, oldest first."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._ready: deque[W] = deque()
+        self._urgent = 0
+
+    def __len__(self) -> int:
+        return len(self._ready)
+
+    def __repr__(self) -> str:
+        return f"<Scheduler ready={len(self._ready)}>"
+
+    def add(self, work: W) -> None:
+        """Make a piece of work ready to run."""
+        self._ready.append(work)
+        if work.priority:
+            self._urgent += 1
+
+    def schedule(self, now: float) -> list[W]:
+        """Take the next batch; empty if there is none, or it is better to wait.
+
+        Args:
+            now: Monotonic seconds.
+        """
+        ready = self._ready
+        if not ready:
+            return []
+        if self._urgent:
+            self._order_by_priority()
+        limit = self.policy.max_batch
+        head = ready[0].group
+        plan = [work for work in ready if work.group == head]
+        del plan[limit:]
+        if self._should_wait(plan, now):
+            return []
+        if len(plan) == len(ready):
+            ready.clear()
+        else:
+            taken = set(map(id, plan))
+            self._ready = deque(work for work in ready if id(work) not in taken)
+        if self._urgent:
+            self._urgent -= sum(1 for work in plan if work.priority)
+        return plan
+
+    def wake_at(self) -> float | None:
+        """When a batch that waits for company must go; ``None`` if none waits."""
+        if not self._ready or not self.policy.max_delay_s:
+            return None
+        return min(work.arrived for work in self._ready) + self.policy.max_delay_s
+
+    def remove(self, gone: Iterable[W]) -> None:
+        """Drop work that must not run any more."""
+        ids = set(map(id, gone))
+        self._ready = deque(work for work in self._ready if id(work) not in ids)
+        self._urgent = sum(1 for work in self._ready if work.priority)
+
+    def _should_wait(self, plan: list[W], now: float) -> bool:
+        """Wait only if a delay is set, it has not passed, and no preferred size is reached."""
+        delay = self.policy.max_delay_s
+        if not delay or now >= plan[0].arrived + delay:
+            return False
+        preferred = self.policy.preferred or (self.policy.max_batch,)
+        for size in sorted(preferred, reverse=True):
+            if len(plan) >= size:
+                del plan[size:]
+                return False
+        return True
+
+    def _order_by_priority(self) -> None:
+        # Stable: equal priorities stay in order of arrival; 0 means "after all levels".
+        self._ready = deque(sorted(self._ready, key=lambda work: work.priority or 1 << 30))

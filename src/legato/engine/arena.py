@@ -1,0 +1,345 @@
+"""Rows in and out of batches: gather, update rules, split.
+
+The state of a sequence is immutable bytes a tensor (:class:`StateRow`). A batch
+gathers rows by joining bytes, one copy; the next state is split into new bytes,
+one copy; publishing is a reference. So a row never sees its neighbour, growing
+states need no special case, a fork is a second reference, and the store writes
+the very bytes that the next gather reads. Why this is not one big array with
+row numbers: ``docs/design.md``.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from legato.core.errors import ClientError, SignatureError
+from legato.core.types import OutputHeader, StateRow, UpdateRule
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from legato.core.types import Array, Signature, StateSpec, TensorSpec
+
+
+def encode_strings(array: Array) -> bytes:
+    """Encode an object array as BYTES: each element after its 4-byte length."""
+    parts = []
+    for value in array.ravel().tolist():
+        raw = value if isinstance(value, bytes) else str(value).encode()
+        parts += [len(raw).to_bytes(4, "little"), raw]
+    return b"".join(parts)
+
+
+def row_bytes(array: Array, rows: int, axis: int) -> tuple[tuple[int, ...], list[bytes]]:
+    """Split a batch array into row bytes.
+
+    Args:
+        array: Values with ``rows`` rows on ``axis``.
+        rows: Number of rows.
+        axis: Batch axis.
+
+    Returns:
+        Shape of a row (batch axis as 1) and the bytes of each row.
+    """
+    shape = array.shape
+    row_shape = (*shape[:axis], 1, *shape[axis + 1 :])
+    if array.dtype.hasobject:
+        return row_shape, [encode_strings(part) for part in np.split(array, rows, axis)]
+    if rows == 1:
+        return row_shape, [array.tobytes()]
+    blob = (array if axis == 0 else np.moveaxis(array, axis, 0)).tobytes()
+    size = len(blob) // rows
+    return row_shape, [blob[at : at + size] for at in range(0, size * rows, size)] if size else [
+        b""
+    ] * rows
+
+
+def join_rows(
+    rows: Sequence[bytes], shape: tuple[int, ...], dtype: np.dtype[Any], axis: int
+) -> Array:
+    """Lay row bytes side by side on ``axis``; the result is read-only.
+
+    Args:
+        rows: Bytes of each row, all of row shape ``shape`` (batch axis as 1).
+        shape: Row shape.
+        dtype: Element type.
+        axis: Batch axis.
+    """
+    count = len(rows)
+    flat = np.frombuffer(rows[0] if count == 1 else b"".join(rows), dtype)
+    if count == 1:
+        return flat.reshape(shape)
+    stacked = flat.reshape((count, *shape[:axis], *shape[axis + 1 :]))
+    return stacked if axis == 0 else np.ascontiguousarray(np.moveaxis(stacked, 0, axis))
+
+
+class StateLayout:
+    """How the states of one model are begun, gathered and moved on."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.specs: tuple[StateSpec, ...] = signature.states
+        self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.specs)
+        self._data = {spec.name: spec for spec in signature.inputs}
+        self.fixed = all(-1 not in spec.shape for spec in self.specs)
+        shapes = tuple(tuple(max(n, 0) for n in spec.shape) for spec in self.specs)
+        self._zero = StateRow(tuple(map(self._first_value, self.specs, shapes)), shapes)
+        self._from_client = tuple(
+            (at, spec)
+            for at, spec in enumerate(self.specs)
+            if spec.rule is UpdateRule.WRITE_ONCE and spec.output is None
+        )
+
+    def _first_value(self, spec: StateSpec, shape: tuple[int, ...]) -> bytes:
+        if spec.initial is None:
+            return bytes(math.prod(shape) * np.dtype(spec.dtype).itemsize)
+        return np.broadcast_to(np.asarray(spec.initial, spec.dtype), shape).tobytes()
+
+    def initial(self, inputs: Mapping[str, Array]) -> StateRow:
+        """Make the row of a new sequence.
+
+        Args:
+            inputs: Inputs of the first step; WRITE_ONCE states without an output
+                take their value from here.
+
+        Raises:
+            ClientError: The first step lacks such a value.
+        """
+        if not self._from_client:
+            return self._zero
+        data, shapes = list(self._zero.data), list(self._zero.shapes)
+        for at, spec in self._from_client:
+            value = inputs.get(spec.input)
+            if value is None:
+                msg = f"the first step must carry '{spec.input}': it is constant for the sequence"
+                raise ClientError(msg)
+            data[at] = np.ascontiguousarray(value, self._dtypes[at]).tobytes()
+            shapes[at] = value.shape
+        return StateRow(tuple(data), tuple(shapes))
+
+    def fits(self, row: StateRow) -> bool:
+        """Tell whether a stored row has this model's number of states, shapes and sizes."""
+        if len(row.data) != len(self.specs):
+            return False
+        for spec, dtype, data, shape in zip(
+            self.specs, self._dtypes, row.data, row.shapes, strict=True
+        ):
+            if len(shape) != len(spec.shape) or len(data) != math.prod(shape) * dtype.itemsize:
+                return False
+            if any(want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True)):
+                return False
+        return True
+
+    def gather(self, rows: Sequence[StateRow]) -> tuple[dict[str, Array], dict[str, Array]]:
+        """Lay the rows' states side by side.
+
+        Returns:
+            State by name for the runtime, and WINDOW state by name for :meth:`windowed`.
+        """
+        states: dict[str, Array] = {}
+        windows: dict[str, Array] = {}
+        for at, spec in enumerate(self.specs):
+            value = join_rows(
+                [row.data[at] for row in rows], rows[0].shapes[at], self._dtypes[at], spec.batch_axis
+            )
+            (windows if spec.rule is UpdateRule.WINDOW else states)[spec.name] = value
+        return states, windows
+
+    def windowed(
+        self, inputs: dict[str, Array], windows: Mapping[str, Array]
+    ) -> dict[str, Array]:
+        """Put each window before its data input (in ``inputs``); return the next windows."""
+        following: dict[str, Array] = {}
+        for spec in self.specs:
+            if spec.rule is UpdateRule.WINDOW:
+                whole = np.concatenate((windows[spec.name], inputs[spec.input]), axis=spec.axis)
+                inputs[spec.input] = whole
+                keep: list[Any] = [slice(None)] * whole.ndim
+                keep[spec.axis] = slice(whole.shape[spec.axis] - spec.size, None)
+                following[spec.name] = whole[tuple(keep)]
+        return following
+
+    def split(
+        self, following: Mapping[str, Array], old: Sequence[StateRow], first: Sequence[bool]
+    ) -> list[StateRow]:
+        """Make each row's next state from what the model gave, by its update rule.
+
+        Args:
+            following: State name to the value for all rows.
+            old: Rows before the step.
+            first: Whether it was the row's first step.
+
+        Raises:
+            SignatureError: A value has another dtype, rank, row count or shape than declared.
+        """
+        count = len(old)
+        columns: list[list[bytes]] = []
+        shapes: list[tuple[int, ...]] = []
+        varying: dict[int, list[tuple[int, ...]]] = {}
+        for at, spec in enumerate(self.specs):
+            if spec.rule is UpdateRule.WRITE_ONCE and (spec.output is None or not any(first)):
+                columns.append([row.data[at] for row in old])
+                varying[at] = [row.shapes[at] for row in old]
+                shapes.append(())
+                continue
+            value = following.get(spec.name)
+            if value is None:
+                msg = f"the model gave no next value of state '{spec.name}'"
+                raise SignatureError(msg)
+            if spec.rule is UpdateRule.KEEP_IF_EMPTY and value.size == 0:
+                columns.append([row.data[at] for row in old])
+                varying[at] = [row.shapes[at] for row in old]
+                shapes.append(())
+                continue
+            self._check(spec, self._dtypes[at], value, count)
+            row_shape, data = row_bytes(value, count, spec.batch_axis)
+            if spec.rule is UpdateRule.WRITE_ONCE:
+                data = [new if f else row.data[at] for new, f, row in zip(data, first, old, strict=True)]
+                varying[at] = [
+                    row_shape if f else row.shapes[at] for f, row in zip(first, old, strict=True)
+                ]
+            elif spec.rule is UpdateRule.APPEND:
+                row_shape, data = self._append(at, spec, (row_shape, data), old)
+            columns.append(data)
+            shapes.append(row_shape)
+        if not varying:
+            shared = self._zero.shapes if self.fixed else tuple(shapes)
+            return [StateRow(data, shared) for data in zip(*columns, strict=True)]
+        return [
+            StateRow(
+                data,
+                tuple(varying[at][i] if at in varying else shape for at, shape in enumerate(shapes)),
+            )
+            for i, data in enumerate(zip(*columns, strict=True))
+        ]
+
+    def _append(
+        self,
+        at: int,
+        spec: StateSpec,
+        new: tuple[tuple[int, ...], list[bytes]],
+        old: Sequence[StateRow],
+    ) -> tuple[tuple[int, ...], list[bytes]]:
+        """Grow a state on its axis; all rows of a batch have equal old shapes."""
+        row_shape, data = new
+        if spec.append_new_only:
+            past = old[0].shapes[at]
+            dtype = self._dtypes[at]
+            data = [
+                np.concatenate(
+                    (
+                        np.frombuffer(row.data[at], dtype).reshape(past),
+                        np.frombuffer(piece, dtype).reshape(row_shape),
+                    ),
+                    axis=spec.axis,
+                ).tobytes()
+                for row, piece in zip(old, data, strict=True)
+            ]
+            length = past[spec.axis] + row_shape[spec.axis]
+            row_shape = (*row_shape[: spec.axis], length, *row_shape[spec.axis + 1 :])
+        if spec.max_length and row_shape[spec.axis] > spec.max_length:
+            msg = (
+                f"state '{spec.name}' has reached its longest allowed length of {spec.max_length}; "
+                "end the sequence and begin a new one"
+            )
+            raise ClientError(msg)
+        return row_shape, data
+
+    @staticmethod
+    def _check(spec: StateSpec, dtype: np.dtype[Any], value: Array, count: int) -> None:
+        if value.dtype != dtype:
+            msg = f"state '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
+            raise SignatureError(msg)
+        declared = spec.shape
+        if len(value.shape) != len(declared):
+            msg = f"state '{spec.name}' has rank {len(declared)}, the model gave {value.shape}"
+            raise SignatureError(msg)
+        for axis, (want, got) in enumerate(zip(declared, value.shape, strict=True)):
+            expected = count if axis == spec.batch_axis else want
+            varies = want == -1 or spec.rule is UpdateRule.APPEND and axis == spec.axis
+            if got != expected and not (varies and axis != spec.batch_axis):
+                msg = (
+                    f"state '{spec.name}' must have {expected} on axis {axis}, "
+                    f"the model gave shape {value.shape}"
+                )
+                raise SignatureError(msg)
+
+
+class OutputLayout:
+    """How the outputs of one model are checked and split into rows."""
+
+    def __init__(self, signature: Signature) -> None:
+        self.specs = signature.outputs
+        self.names = frozenset(spec.name for spec in self.specs)
+        self._headers: dict[tuple[Any, ...], tuple[OutputHeader, ...]] = {}
+        self._subsets: dict[Any, tuple[tuple[OutputHeader, ...], tuple[int, ...]]] = {}
+
+    def split(
+        self, outputs: Mapping[str, Array], rows: int
+    ) -> tuple[tuple[OutputHeader, ...], list[tuple[bytes, ...]]]:
+        """Split outputs into rows.
+
+        Returns:
+            Headers (one shared tuple object a shape) and each row's bytes.
+
+        Raises:
+            SignatureError: An output is missing or has another dtype or row count.
+        """
+        shapes: list[tuple[int, ...]] = []
+        columns: list[list[bytes]] = []
+        for spec in self.specs:
+            value = outputs.get(spec.name)
+            if value is None:
+                msg = f"the model gave no output '{spec.name}'"
+                raise SignatureError(msg)
+            axis = self._check(spec, value, rows)
+            if axis is None:
+                blob = encode_strings(value) if value.dtype.hasobject else value.tobytes()
+                shapes.append(value.shape)
+                columns.append([blob] * rows)
+            else:
+                shape, data = row_bytes(value, rows, axis)
+                shapes.append(shape)
+                columns.append(data)
+        key = tuple(shapes)
+        headers = self._headers.get(key)
+        if headers is None:
+            if len(self._headers) > 1024:
+                self._headers.clear()
+            headers = self._headers[key] = tuple(
+                OutputHeader(spec.name, spec.dtype, shape)
+                for spec, shape in zip(self.specs, shapes, strict=True)
+            )
+        return headers, list(zip(*columns, strict=True)) if columns else [()] * rows
+
+    def subset(
+        self, headers: tuple[OutputHeader, ...], names: tuple[str, ...]
+    ) -> tuple[tuple[OutputHeader, ...], tuple[int, ...]]:
+        """Headers and positions of the outputs asked for, in the order asked."""
+        key = (headers, names)
+        found = self._subsets.get(key)
+        if found is None:
+            if len(self._subsets) > 1024:
+                self._subsets.clear()
+            order = {header.name: at for at, header in enumerate(headers)}
+            picks = tuple(order[name] for name in names)
+            found = self._subsets[key] = (tuple(headers[at] for at in picks), picks)
+        return found
+
+    @staticmethod
+    def _check(spec: TensorSpec, value: Array, rows: int) -> int | None:
+        if value.dtype.name != spec.dtype and not (spec.dtype == "object" and value.dtype.hasobject):
+            msg = f"output '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
+            raise SignatureError(msg)
+        axis = spec.batch_axis
+        if axis is None:
+            if rows != 1:
+                msg = f"output '{spec.name}' has no batch axis and cannot be split among {rows} rows"
+                raise SignatureError(msg)
+            return None
+        if axis >= value.ndim or value.shape[axis] != rows:
+            msg = f"output '{spec.name}' must hold {rows} rows on axis {axis}, got {value.shape}"
+            raise SignatureError(msg)
+        return axis

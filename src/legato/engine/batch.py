@@ -1,0 +1,211 @@
+"""One model call: feed rows, run, check, split; a row that fails, fails alone.
+
+Runs inline on the event loop or in an instance's thread; touches nothing but its
+arguments, so it may be repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from legato.core.errors import ClientError, ModelError, PoisonError, ServerError
+from legato.core.types import ControlKind, InputKind, UpdateRule
+from legato.engine.arena import OutputLayout, StateLayout
+from legato.runtimes.base import RowInfo, StepBatch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from legato.core.types import Array, OutputHeader, Signature, StateRow, TensorSpec
+    from legato.runtimes.base import Runtime
+
+
+class BatchRow(NamedTuple):
+    """What one row brings to a model call."""
+
+    inputs: Mapping[str, Array]
+    state: StateRow
+    info: RowInfo
+
+
+class RowResult(NamedTuple):
+    """What a row got: outputs and next state."""
+
+    headers: tuple[OutputHeader, ...]
+    data: tuple[bytes, ...]
+    state: StateRow
+
+
+@dataclass(frozen=True, slots=True)
+class BatchOutcome:
+    """Results in row order.
+
+    Attributes:
+        rows: A result or the row's own error.
+        compute_s: Seconds in the model, all calls together.
+        retried: Rows that were run again alone.
+    """
+
+    rows: list[RowResult | ServerError]
+    compute_s: float
+    retried: int = 0
+
+
+class Batcher:
+    """Turns rows into model calls of one model and back."""
+
+    def __init__(self, signature: Signature, *, reject_non_finite: bool = True) -> None:
+        self.states = StateLayout(signature)
+        self.outputs = OutputLayout(signature)
+        self._reject_non_finite = reject_non_finite
+        self._stacked = tuple(
+            (spec.name, spec.batch_axis, spec.optional or spec.default is not None)
+            for spec in signature.inputs
+            if spec.kind is InputKind.DATA and not self._is_state(signature, spec)
+        )
+        self._scalars = tuple(s for s in signature.inputs if s.kind is InputKind.SCALAR)
+        self._defaults = {
+            spec.name: np.asarray(spec.default, spec.dtype).reshape(
+                spec.shape if spec.shape and -1 not in spec.shape else spec.shape and (1,) or ()
+            )
+            for spec in signature.inputs
+            if spec.default is not None and spec.kind is not InputKind.CONTROL
+        }
+        self._controls = tuple(s for s in signature.inputs if s.kind is InputKind.CONTROL)
+
+    @staticmethod
+    def _is_state(signature: Signature, spec: TensorSpec) -> bool:
+        """Inputs that a client sends once are fed from the state (WRITE_ONCE)."""
+        return any(
+            s.input == spec.name and s.rule is UpdateRule.WRITE_ONCE and s.output is None
+            for s in signature.states
+        )
+
+    def run(self, runtime: Runtime, rows: Sequence[BatchRow]) -> BatchOutcome:
+        """Run rows in one call; if it fails as a whole, each row alone (D6)."""
+        started = time.perf_counter()
+        try:
+            results = self._call(runtime, rows)
+        except Exception as error:  # noqa: BLE001 - the model's own code; answered row by row
+            if len(rows) == 1:
+                failed: list[RowResult | ServerError] = [as_model_error(error)]
+                return BatchOutcome(failed, time.perf_counter() - started)
+        else:
+            return BatchOutcome(results, time.perf_counter() - started)
+        alone = [self.run(runtime, (row,)).rows[0] for row in rows]
+        return BatchOutcome(alone, time.perf_counter() - started, len(rows))
+
+    def _call(self, runtime: Runtime, rows: Sequence[BatchRow]) -> list[RowResult | ServerError]:
+        count = len(rows)
+        inputs = self._feeds(rows)
+        old = [row.state for row in rows]
+        states, windows = self.states.gather(old)
+        following = self.states.windowed(inputs, windows) if windows else {}
+        result = runtime.step(StepBatch(inputs, states, tuple([row.info for row in rows])))
+        headers, data = self.outputs.split(result.outputs, count)
+        following.update(result.state)
+        first = [row.info.start for row in rows]
+        next_rows = self.states.split(following, old, first)
+        done: list[RowResult | ServerError] = [
+            RowResult(headers, values, state)
+            for values, state in zip(data, next_rows, strict=True)
+        ]
+        for at, error in result.failed.items():
+            done[at] = as_model_error(error)
+        if self._reject_non_finite:
+            self._reject_poison(following, done)
+        return done
+
+    def _feeds(self, rows: Sequence[BatchRow]) -> dict[str, Array]:
+        feeds: dict[str, Array] = {}
+        for name, axis, may_miss in self._stacked:
+            if may_miss and name not in rows[0].inputs:
+                default = self._defaults.get(name)
+                if default is not None:
+                    feeds[name] = np.repeat(default, len(rows), axis or 0)
+                continue
+            if len(rows) == 1 or axis is None:
+                feeds[name] = rows[0].inputs[name]
+            else:
+                feeds[name] = np.concatenate([row.inputs[name] for row in rows], axis)
+        for spec in self._scalars:
+            value = rows[0].inputs.get(spec.name, self._defaults.get(spec.name))
+            if value is not None:
+                feeds[spec.name] = value
+        for spec in self._controls:
+            feeds[spec.name] = _control(spec, rows)
+        return feeds
+
+    def _reject_poison(
+        self, following: Mapping[str, Array], done: list[RowResult | ServerError]
+    ) -> None:
+        for spec in self.states.specs:
+            value = following.get(spec.name)
+            if value is None or value.dtype.kind not in "fc" or _all_finite(value):
+                continue
+            axes = tuple(a for a in range(value.ndim) if a != spec.batch_axis)
+            for at in np.flatnonzero(~np.isfinite(value).all(axis=axes)).tolist():
+                done[at] = PoisonError(
+                    f"the next value of state '{spec.name}' is not finite; the step was not "
+                    "applied and the sequence is as it was"
+                )
+
+
+def _all_finite(value: Array) -> bool:
+    # A finite sum proves it in one pass; an overflowing sum only asks for the exact test.
+    with np.errstate(all="ignore"):
+        total = value.sum()
+    return bool(np.isfinite(total)) or bool(np.isfinite(value).all())
+
+
+def _control(spec: TensorSpec, rows: Sequence[BatchRow]) -> Array:
+    """Make a control input: one value a row, or one for all where it has no batch axis."""
+    kind = spec.control
+    values: list[Any]
+    if kind is ControlKind.CORRELATION_ID:
+        values = [_as_id(row.info.correlation_id, spec.dtype) for row in rows]
+    else:
+        off, on = spec.control_values
+        values = [on if _told(kind, row.info) else off for row in rows]
+    if spec.batch_axis is None:
+        values = values[:1]
+    array = np.array(values, object if spec.dtype == "object" else spec.dtype)
+    if not spec.shape:
+        return array.reshape(())
+    shape = [len(values) if axis == spec.batch_axis else 1 for axis in range(len(spec.shape))]
+    return array.reshape(shape)
+
+
+def _told(kind: ControlKind | None, info: RowInfo) -> bool:
+    if kind is ControlKind.START:
+        return info.start
+    if kind is ControlKind.NOT_START:
+        return not info.start
+    if kind is ControlKind.END:
+        return info.end
+    return True  # READY: every row of a batch is a real one
+
+
+def _as_id(correlation_id: int | str, dtype: str) -> Any:
+    if dtype == "object":
+        return str(correlation_id).encode()
+    if isinstance(correlation_id, str):
+        msg = f"the model takes the correlation id as {dtype}; {correlation_id!r} is text"
+        raise ClientError(msg)
+    bits = np.dtype(dtype).itemsize * 8
+    low = correlation_id & ((1 << bits) - 1)
+    signed = np.dtype(dtype).kind == "i" and low >= 1 << (bits - 1)
+    return low - (1 << bits) if signed else low
+
+
+def as_model_error(error: Exception) -> ServerError:
+    """Give a model's exception the shape of a server error, with its own text."""
+    if isinstance(error, ServerError):
+        return error
+    wrapped = ModelError(f"the model failed: {type(error).__name__}: {error}")
+    wrapped.__cause__ = error
+    return wrapped

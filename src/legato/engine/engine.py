@@ -1,0 +1,858 @@
+"""The engine: admit, decide, schedule, run, commit, publish. The one door is ``submit``.
+
+It lives on one event loop and is never awaited for a step: a step carries a
+callback. Three beats, always in this order: plan, run, commit. Until the commit
+nothing that a reader of the sequence could see has changed (D1, D2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from legato.core.decide import Verdict, decide
+from legato.core.errors import (
+    BacklogTimeoutError,
+    BusyError,
+    CancelledStepError,
+    ClientError,
+    ConfigError,
+    DeadlineError,
+    DrainingError,
+    MissingIdError,
+    SequenceLimitError,
+    ServerBusyError,
+    ServerError,
+    StateDamagedError,
+    StepQueueFullError,
+    StorageFullError,
+    StoreUnavailableError,
+    UnknownModelError,
+    UnknownSequenceError,
+)
+from legato.core.reply import decode_reply, encode_reply
+from legato.core.types import EndReason, Receipt, RecordHead, Reply, SequenceKey, StateRow, WhenFull
+from legato.engine.committer import Committer
+from legato.engine.model import ModelHandle, digest_inputs
+from legato.engine.table import Model
+from legato.engine.work import Sequence, Work
+from legato.faults import fault
+from legato.observe.log import get_logger
+from legato.repository.loader import content_digest
+from legato.runtimes import registry
+from legato.stores.base import Commit, Conflict, Damaged, Duplicate, Fenced, Gone, Held, Missing, Ok, Owned
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from legato.engine.batch import BatchOutcome, RowResult
+    from legato.engine.instance import Instance
+    from legato.repository.config import ModelConfig
+    from legato.stores.base import AcquireResult, CommitResult, Listed, Store
+
+log = get_logger()
+
+COMMIT_TRIES = 3
+_NO_STATE = StateRow((), ())
+
+
+class Engine:
+    """Serves sequences of any number of models on one store.
+
+    Args:
+        store: Where committed state lives.
+        clock: Monotonic seconds.
+        owner: Name of this server among the users of the store.
+        max_resident_bytes: Bound on the state of idle sequences kept in memory
+            (0 = none); beyond it the least recently used are parked.
+        max_queued: Bound on unanswered steps, all models together.
+        on_fatal: Called when the store can no longer be trusted; must end the process.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        owner: str = "local",
+        max_resident_bytes: int = 0,
+        max_queued: int = 100_000,
+        on_fatal: Callable[[Exception], None] | None = None,
+    ) -> None:
+        self.store = store
+        self.ready = False
+        self.draining = False
+        self.max_queued = max_queued
+        self.max_resident_bytes = max_resident_bytes
+        self._clock = clock
+        self._owner = owner
+        self._on_fatal = on_fatal or _die
+        self._models: dict[str, Model] = {}
+        self._unanswered = 0
+        self._resident_bytes = 0
+        self._idle: dict[Sequence, Model] = {}
+        self._loop: asyncio.AbstractEventLoop
+        self._committer: Committer
+        self._ticker: asyncio.Task[None] | None = None
+        self._quiet = asyncio.Event()
+
+    def __repr__(self) -> str:
+        return f"<Engine models={len(self._models)} unanswered={self._unanswered}>"
+
+    # -- life ---------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bind to the running loop and begin housekeeping."""
+        self._loop = asyncio.get_running_loop()
+        self._committer = Committer(self.store, self._loop)
+        self._ticker = asyncio.create_task(self._tick(), name="legato-ticker")
+        self.ready = True
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and finish what is in flight; false if time ran out."""
+        self.draining = True
+        self._quiet.clear()
+        if self._unanswered:
+            try:
+                await asyncio.wait_for(self._quiet.wait(), timeout_s)
+            except TimeoutError:
+                return False
+        return True
+
+    async def close(self) -> None:
+        """Stop housekeeping, free the models and close the store."""
+        self.ready = False
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        for model in self._models.values():
+            for handle in model.versions.values():
+                for instance in handle.instances:
+                    instance.close()
+        self._models.clear()
+        if hasattr(self, "_committer"):
+            self._committer.close()
+        self.store.close()
+
+    # -- models -------------------------------------------------------------------------
+
+    async def load(self, config: ModelConfig) -> ModelHandle:
+        """Load a model version and make it known; a version served before is replaced.
+
+        Raises:
+            ConfigError: The model cannot be served as configured.
+        """
+        digest = await asyncio.to_thread(content_digest, config)
+        runtimes = [await asyncio.to_thread(registry.build, config) for _ in range(config.instances)]
+        handle = ModelHandle(config, runtimes, digest)
+        model = self._models.get(config.name)
+        if model is None:
+            model = self._models[config.name] = Model(config.name)
+        old = model.versions.get(handle.version)
+        if model.versions and model.stateful != handle.stateful:
+            raise ConfigError(
+                f"version {handle.version} of model '{handle.name}' "
+                f"{'carries' if handle.stateful else 'does not carry'} state, others differ",
+                key="states",
+                fix="serve it under another name",
+            )
+        model.add(handle)
+        if old is not None:
+            self._forget_pinned(model, old)
+            await self._retire(old)
+        log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
+        return handle
+
+    async def unload(self, name: str, version: str = "") -> None:
+        """Stop serving a model (or one version); its sequences stay in the store."""
+        model = self._models.get(name)
+        gone = [] if model is None else [
+            handle for handle in model.versions.values() if version in ("", handle.version)
+        ]
+        if model is None or not gone:
+            raise UnknownModelError(name, version)
+        for handle in gone:
+            model.remove(handle)
+            self._forget_pinned(model, handle)
+            await self._retire(handle)
+        if not model.versions and not model.sequences:
+            del self._models[name]
+
+    async def _retire(self, handle: ModelHandle) -> None:
+        handle.ready = False
+        while len(handle.free) < len(handle.instances) or len(handle.scheduler):
+            await asyncio.sleep(0.005)
+        for instance in handle.instances:
+            await asyncio.to_thread(instance.close)
+
+    def _forget_pinned(self, model: Model, handle: ModelHandle) -> None:
+        for sequence in model.sequences.values():
+            if sequence.handle is handle:
+                sequence.handle = None
+
+    def model(self, name: str, version: str = "") -> ModelHandle:
+        """Find a served model version; "" = the default one.
+
+        Raises:
+            UnknownModelError: It is not served.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModelError(name, version)
+        return model.handle(version)
+
+    def models(self) -> list[ModelHandle]:
+        """All served versions, with their gauges brought up to date."""
+        handles = []
+        for model in self._models.values():
+            live = self.store.live(model.name) if model.stateful else 0
+            for handle in model.versions.values():
+                model.refresh(handle, live)
+                handles.append(handle)
+        return handles
+
+    # -- steps --------------------------------------------------------------------------
+
+    def submit(self, step: Step) -> None:
+        """Take a step. Never raises: ``step.done`` gets a Reply or a ServerError, once."""
+        self._unanswered += 1
+        problem = self._admit(step)
+        if problem is not None:
+            self._finish(step, problem)
+
+    def _admit(self, step: Step) -> ServerError | None:
+        """Put a step into its sequence's queue, or say why not."""
+        model = self._models.get(step.model)
+        if model is None or not model.versions:
+            return UnknownModelError(step.model, step.version, unloaded=model is not None)
+        if self.draining:
+            return DrainingError()
+        if self._unanswered > self.max_queued:
+            return ServerBusyError(self.max_queued)
+        step.arrived = self._clock()
+        if not model.stateful:
+            return self._admit_stateless(model, step)
+        correlation_id = step.correlation_id
+        if not correlation_id:
+            if not (step.dialect.server_gives_id and (step.start or step.dialect.unknown_opens)):
+                return MissingIdError(step.model)
+            step.correlation_id = correlation_id = self._new_id(model)
+        sequence = model.sequences.get(correlation_id)
+        if sequence is None:
+            sequence = Sequence(SequenceKey(step.model, correlation_id))
+            model.sequences[correlation_id] = sequence
+        elif len(sequence.steps) >= model.max_queued_steps:
+            return StepQueueFullError(model.max_queued_steps)
+        sequence.steps.append(step)
+        if not sequence.busy:
+            self._advance(model, sequence)
+        return None
+
+    def _admit_stateless(self, model: Model, step: Step) -> ServerError | None:
+        """A model without state: each step is a batch row and nothing else."""
+        try:
+            handle = model.handle(step.version)
+        except UnknownModelError as error:
+            return error
+        problem = handle.check(step, first=True)
+        if problem is None:
+            nobody = Sequence(SequenceKey(step.model, step.correlation_id or 0))
+            self._schedule(handle, Work(handle, nobody, step, 0, _NO_STATE))
+        return problem
+
+    def _new_id(self, model: Model) -> int:
+        """Ids count up from 1; ids in use are passed over, freed ones not given again soon."""
+        while True:
+            model.last_id += 1
+            key = SequenceKey(model.name, model.last_id)
+            if model.last_id not in model.sequences and isinstance(self.store.read(key), Missing):
+                return model.last_id
+
+    def cancel(self, step: Step) -> None:
+        """Drop a step that has not begun; one that runs is finished and committed."""
+        step.cancelled = True
+        model = self._models.get(step.model)
+        sequence = model.sequences.get(step.correlation_id or 0) if model else None
+        if model is None or sequence is None or step not in sequence.steps:
+            return
+        sequence.steps.remove(step)
+        self._finish(step, CancelledStepError())
+        if not sequence.steps and not sequence.busy:
+            self._rest(model, sequence)
+
+    # -- decide ---------------------------------------------------------------------------
+
+    def _advance(self, model: Model, sequence: Sequence) -> None:
+        """Decide steps from the head of a sequence until one is scheduled or none is left."""
+        sequence.busy = True
+        steps = sequence.steps
+        while steps:
+            if not sequence.loaded:
+                self._acquire(model, sequence)
+                if not sequence.loaded:
+                    return
+                continue
+            step = steps[0]
+            if step.deadline is not None and step.deadline <= self._clock():
+                self._finish(steps.popleft(), DeadlineError())
+                continue
+            if step.number or model.dedupe:
+                step.digest = digest_inputs(step)
+            decision = decide(sequence.head, step, dedupe=model.dedupe)
+            fault("admit.after_dedupe")
+            verdict = decision.verdict
+            if verdict is Verdict.REFUSE:
+                self._finish(steps.popleft(), _with_age(decision.error, sequence.head))
+            elif verdict is Verdict.REPLAY:
+                self._replay(sequence, steps.popleft(), decision.receipt)
+            elif verdict is Verdict.APPLY:
+                steps.popleft()
+                if self._apply(model, sequence, step, decision.number):
+                    return
+            else:
+                created = self._create(model, sequence, step, verdict is Verdict.RESTART)
+                if created:
+                    return
+        self._rest(model, sequence)
+
+    def _acquire(self, model: Model, sequence: Sequence) -> None:
+        """Ask the store for a sequence that is not in memory; goes on in ``_acquired``."""
+        fault("acquire.before")
+        key = sequence.key
+        store = self.store
+        if store.inline:
+            # Quick stores answer here, and _advance goes on in its loop.
+            self._acquired(model, sequence, _try(lambda: store.acquire(key, self._owner)))
+            return
+
+        def done(result: AcquireResult | Exception) -> None:
+            self._acquired(model, sequence, result)
+            if sequence.loaded:
+                self._advance(model, sequence)
+
+        self._committer.call(lambda: store.acquire(key, self._owner), done)
+
+    def _acquired(
+        self, model: Model, sequence: Sequence, result: AcquireResult | Exception
+    ) -> None:
+        fault("acquire.after")
+        if isinstance(result, Owned):
+            sequence.head, sequence.state, sequence.loaded = result.head, result.state, True
+            sequence.handle = None
+            self._resident_bytes += result.state.nbytes if result.state else 0
+            return
+        if isinstance(result, Missing):
+            sequence.head, sequence.state, sequence.loaded = result.head, None, True
+            return
+        error: ServerError
+        if isinstance(result, Damaged):
+            error = StateDamagedError(
+                f"the stored state of sequence {sequence.key.correlation_id!r} cannot be trusted: "
+                f"{result.problem}; the sequence was not continued, others are not affected"
+            )
+        elif isinstance(result, Held):
+            error = BusyError(f"the sequence is being served by {result.owner}", retry_after_s=0.25)
+        elif isinstance(result, ServerError):
+            error = result
+        else:
+            error = StoreUnavailableError(f"the store did not answer: {result}", retry_after_s=0.2)
+        while sequence.steps:
+            self._finish(sequence.steps.popleft(), error)
+        self._rest(model, sequence)
+
+    def _apply(self, model: Model, sequence: Sequence, step: Step, number: int) -> bool:
+        """Schedule a step of a live sequence; false if it was answered with an error."""
+        handle = sequence.handle
+        if handle is None:
+            try:
+                handle = sequence.handle = model.pinned(sequence)
+            except ServerError as error:
+                self._finish(step, error)
+                return False
+        if step.version and step.version != handle.version:
+            msg = f"the sequence runs on version {handle.version} until its end"
+            self._finish(step, ClientError(msg))
+            return False
+        problem = handle.check(step, first=False)
+        state = sequence.state
+        if problem is not None or state is None:
+            self._finish(step, problem or StateDamagedError("a live record has no state"))
+            return False
+        self._schedule(handle, Work(handle, sequence, step, number, state))
+        return True
+
+    def _create(self, model: Model, sequence: Sequence, step: Step, restart: bool) -> bool:
+        """Schedule the first step of an incarnation, if there is room."""
+        steps = sequence.steps
+        if not restart and model.max_live and self._live(model) >= model.max_live:
+            if step.dialect.when_full is WhenFull.QUEUE and len(model.backlog) < model.max_backlog:
+                self._wait_for_room(model, sequence, step)
+                return True
+            self._finish(steps.popleft(), SequenceLimitError(model.name, model.max_live))
+            return False
+        steps.popleft()
+        try:
+            handle = model.handle(step.version)
+            problem = handle.check(step, first=True)
+            state = _NO_STATE if problem else handle.batcher.states.initial(step.inputs)
+        except ServerError as error:
+            self._finish(step, error)
+            return False
+        if problem is not None:
+            self._finish(step, problem)
+            return False
+        work = Work(handle, sequence, step, 1, state)
+        work.create = True
+        work.incarnation = os.urandom(16)
+        if restart and sequence.head is not None:
+            work.replaces = sequence.head.incarnation
+        else:
+            model.creating += 1
+        self._schedule(handle, work)
+        return True
+
+    def _live(self, model: Model) -> int:
+        return self.store.live(model.name) + model.creating
+
+    def _wait_for_room(self, model: Model, sequence: Sequence, step: Step) -> None:
+        """Park a new sequence in the backlog; it begins when another ends."""
+        sequence.in_backlog = True
+        model.backlog.append(sequence)
+        if step.queue_timeout_s:
+            self._loop.call_later(step.queue_timeout_s, self._backlog_timeout, model, sequence, step)
+
+    def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:
+        if not sequence.in_backlog or not sequence.steps or sequence.steps[0] is not step:
+            return
+        model.backlog.remove(sequence)
+        sequence.in_backlog = False
+        while sequence.steps:
+            self._finish(
+                sequence.steps.popleft(),
+                BacklogTimeoutError("timeout of the corresponding sequence has been expired"),
+            )
+        self._rest(model, sequence)
+
+    def _room_was_made(self, model: Model) -> None:
+        while model.backlog and self._live(model) < model.max_live:
+            waiting = model.backlog.popleft()
+            waiting.in_backlog = False
+            self._advance(model, waiting)
+
+    def _replay(self, sequence: Sequence, step: Step, receipt: Receipt | None) -> None:
+        """Answer a repeat with the stored reply, byte for byte (D3)."""
+        head = sequence.head
+        if receipt is None or head is None:
+            self._finish(step, StateDamagedError("a repeat was found without its receipt"))
+            return
+        try:
+            headers, data = decode_reply(receipt.response)
+        except ValueError as error:
+            self._finish(step, StateDamagedError(str(error)))
+            return
+        handle = sequence.handle
+        if handle is not None:
+            handle.statistics.replayed += 1
+        self._finish(
+            step,
+            Reply(
+                headers, data, sequence.key.correlation_id, receipt.step, head.version,
+                replayed=True, durability=head.level, incarnation=head.incarnation,
+            ),
+        )  # fmt: skip
+
+    # -- schedule and run -----------------------------------------------------------------
+
+    def _schedule(self, handle: ModelHandle, work: Work) -> None:
+        handle.scheduler.add(work)
+        if not handle.wake_scheduled:
+            handle.wake_scheduled = True
+            # At the end of this turn of the loop: what arrives together runs together.
+            self._loop.call_soon(self._pump, handle)
+
+    def _pump(self, handle: ModelHandle) -> None:
+        """Run whatever is ready on whatever instance is free."""
+        handle.wake_scheduled = False
+        scheduler = handle.scheduler
+        while handle.free:
+            now = self._clock()
+            plan = scheduler.schedule(now)
+            if not plan:
+                break
+            plan = self._still_wanted(plan, now)
+            if not plan:
+                continue
+            queue_s = handle.statistics.queue_s
+            for work in plan:
+                queue_s.observe(now - work.arrived)
+            fault("step.before_run")
+            if handle.inline:
+                instance = handle.free[-1]
+                self._ran(handle, plan, instance.run(plan))
+                if len(scheduler) and not handle.wake_scheduled:
+                    handle.wake_scheduled = True
+                    self._loop.call_soon(self._pump, handle)
+                return
+            instance = handle.free.pop()
+            handle.statistics.running += len(plan)
+            instance.submit(plan, self._done_in_thread)
+        wake_at = scheduler.wake_at() if handle.free else None
+        if wake_at is not None and not handle.wake_scheduled:
+            handle.wake_scheduled = True
+            self._loop.call_later(max(0.0, wake_at - self._clock()), self._pump, handle)
+
+    def _still_wanted(self, plan: list[Work], now: float) -> list[Work]:
+        """Drop steps that were cancelled, or whose deadline passed, while they waited."""
+        wanted = []
+        for work in plan:
+            step = work.step
+            if step.cancelled:
+                self._fail(work, CancelledStepError())
+            elif step.deadline is not None and step.deadline <= now:
+                self._fail(work, DeadlineError())
+            else:
+                wanted.append(work)
+        return wanted
+
+    def _done_in_thread(self, instance: Instance, plan: list[Work], outcome: BatchOutcome) -> None:
+        self._loop.call_soon_threadsafe(self._back_on_loop, instance, plan, outcome)
+
+    def _back_on_loop(self, instance: Instance, plan: list[Work], outcome: BatchOutcome) -> None:
+        handle = instance.handle
+        handle.statistics.running -= len(plan)
+        handle.free.append(instance)
+        self._ran(handle, plan, outcome)
+        if len(handle.scheduler):
+            self._pump(handle)
+
+    # -- commit and publish -----------------------------------------------------------------
+
+    def _ran(self, handle: ModelHandle, plan: list[Work], outcome: BatchOutcome) -> None:
+        """Count a model call and commit the rows that succeeded."""
+        fault("step.after_run")
+        handle.note_call(outcome.compute_s)
+        statistics = handle.statistics
+        statistics.batches += 1
+        statistics.retried_rows += outcome.retried
+        statistics.batch_size.observe(len(plan))
+        statistics.compute_s.observe(outcome.compute_s)
+        calls = statistics.batch_seconds.setdefault(len(plan), [0, 0.0])
+        calls[0] += 1
+        calls[1] += outcome.compute_s
+        done: list[tuple[Work, RowResult]] = []
+        for work, row in zip(plan, outcome.rows, strict=True):
+            if isinstance(row, ServerError):
+                self._fail(work, row)
+            else:
+                done.append((work, row))
+        if not done:
+            return
+        if handle.stateful:
+            self._commit(handle, done)
+        else:
+            for work, row in done:
+                statistics.applied += 1
+                self._finish(work.step, self._reply(work, row, "none", b""))
+
+    def _commit(self, handle: ModelHandle, done: list[tuple[Work, RowResult]]) -> None:
+        batch: list[Commit] = []
+        replies: list[Reply] = []
+        now = self._clock()
+        for work, row in done:
+            head = work.sequence.head
+            incarnation = work.incarnation or (head.incarnation if head else b"")
+            reply = self._reply(work, row, self.store.level, incarnation)
+            replies.append(reply)
+            batch.append(self._entry(handle, work, row, reply, now))
+        started = time.perf_counter()
+
+        def finished(results: list[CommitResult] | Exception, tries: int = 1) -> None:
+            if not isinstance(results, Exception):
+                handle.statistics.commit_s.observe(time.perf_counter() - started)
+                self._publish(handle, done, batch, replies, results)
+            elif isinstance(results, ServerError):
+                for work, _row in done:
+                    self._fail(work, results)
+            elif getattr(results, "fatal", False):
+                self._on_fatal(results)
+            elif tries < COMMIT_TRIES:
+                # The outcome is unknown: the identical commit finds out (Ok or Duplicate).
+                self._loop.call_later(
+                    random.uniform(0.01, 0.2),  # noqa: S311 - jitter
+                    self._committer.commit,
+                    batch,
+                    lambda again: finished(again, tries + 1),
+                )
+            else:
+                self._give_up(done, results)
+
+        self._committer.commit(batch, finished)
+
+    def _entry(
+        self, handle: ModelHandle, work: Work, row: RowResult, reply: Reply, now: float
+    ) -> Commit:
+        step, head = work.step, work.sequence.head
+        receipt = Receipt(
+            work.number, step.request_id.encode(), step.digest,
+            encode_reply(reply.headers, reply.data),
+        )  # fmt: skip
+        state = _NO_STATE if step.end else row.state
+        end = EndReason.ENDED if step.end else None
+        waited = now - step.arrived
+        if work.create or head is None:
+            config = handle.config.sequences
+            return Commit(
+                work.sequence.key, work.incarnation, 1, 1, (receipt,), state, True, work.replaces,
+                end, handle.version, handle.digest, step.dialect.name,
+                config.idle_timeout_s if step.ttl_s is None else step.ttl_s,
+                step.level or self.store.level, waited,
+            )  # fmt: skip
+        keep = handle.config.sequences.receipts
+        receipts = (receipt,) if keep == 1 else (*head.receipts, receipt)[-keep:]
+        return Commit(
+            work.sequence.key, head.incarnation, head.epoch, work.number, receipts, state, False,
+            b"", end, head.version, handle.digest, head.dialect, head.ttl_s, head.level, waited,
+        )  # fmt: skip
+
+    @staticmethod
+    def _reply(work: Work, row: RowResult, level: str, incarnation: bytes) -> Reply:
+        headers, data = row.headers, row.data
+        if work.step.outputs:
+            headers, picks = work.handle.batcher.outputs.subset(headers, work.step.outputs)
+            data = tuple(data[at] for at in picks)
+        return Reply(
+            headers, data, work.sequence.key.correlation_id, work.number, work.handle.version,
+            False, level, incarnation,
+        )  # fmt: skip
+
+    def _publish(
+        self,
+        handle: ModelHandle,
+        done: list[tuple[Work, RowResult]],
+        batch: list[Commit],
+        replies: list[Reply],
+        results: list[CommitResult],
+    ) -> None:
+        """Move memory forward for what was committed; decide the rest again (D5)."""
+        model = self._models.get(handle.name) or Model(handle.name)
+        statistics = handle.statistics
+        statistics.last_step_at = time.time()
+        for (work, row), entry, reply, result in zip(done, batch, replies, results, strict=True):
+            sequence = work.sequence
+            if type(result) is Ok:
+                reply.durability = result.level
+                statistics.applied += 1
+                self._moved(model, work, entry, row)
+                self._finish(work.step, reply)
+            elif isinstance(result, Duplicate):
+                # This very commit stands already: a reply was lost between the store and us.
+                sequence.forget()
+                self._finish(work.step, reply)
+            elif isinstance(result, Fenced | Conflict | Gone):
+                sequence.forget()
+                sequence.steps.appendleft(work.step)
+            if work.create and not work.replaces:
+                model.creating -= 1
+        for work, _row in done:
+            sequence = work.sequence
+            if sequence.steps:
+                self._advance(model, sequence)
+            else:
+                self._rest(model, sequence)
+        if model.backlog:
+            self._room_was_made(model)
+
+    def _moved(self, model: Model, work: Work, entry: Commit, row: RowResult) -> None:
+        """A step is committed: the copy in memory follows the record."""
+        sequence, handle = work.sequence, work.handle
+        head = sequence.head
+        if work.create:
+            handle.statistics.opened += 1
+            if work.replaces:
+                self._count_end(handle, sequence, EndReason.DISPLACED)
+            head = sequence.head = RecordHead(
+                entry.incarnation, 1, 1, entry.receipts, entry.version, entry.model_digest,
+                entry.dialect, time.time(), entry.ttl_s, entry.level,
+            )  # fmt: skip
+            sequence.handle = handle
+            self._resident_bytes += row.state.nbytes
+            if work.replaces and sequence.state is not None:
+                self._resident_bytes -= sequence.state.nbytes
+        elif head is not None:
+            head.step = entry.step
+            head.receipts = entry.receipts
+            if not handle.batcher.states.fixed and sequence.state is not None:
+                self._resident_bytes += row.state.nbytes - sequence.state.nbytes
+        sequence.state = row.state
+        if entry.end is not None:
+            self._count_end(handle, sequence, entry.end)
+            self._resident_bytes -= row.state.nbytes
+            sequence.forget()
+
+    def _count_end(self, handle: ModelHandle, sequence: Sequence, reason: EndReason) -> None:
+        handle.statistics.ended[reason.name.lower()] += 1
+        for instance in handle.instances:
+            instance.runtime.sequence_ended(sequence.key.correlation_id, reason)
+
+    def _give_up(self, done: list[tuple[Work, RowResult]], error: Exception) -> None:
+        log.error("commit_unknown", error=str(error), steps=len(done))
+        for work, _row in done:
+            work.sequence.forget()
+            self._fail(
+                work,
+                StoreUnavailableError(
+                    "the store did not answer and it is not known whether the step was committed; "
+                    "send it again with its step number",
+                    retry_after_s=0.5,
+                ),
+            )
+
+    # -- ends of steps ------------------------------------------------------------------------
+
+    def _fail(self, work: Work, error: ServerError) -> None:
+        """Answer a scheduled step with an error; its sequence is as it was and goes on."""
+        work.handle.statistics.failed[error.code] += 1
+        if isinstance(error, StorageFullError):
+            log.warning("storage_full", model=work.handle.name)
+        model = self._models.get(work.handle.name)
+        if work.create and not work.replaces and model is not None:
+            model.creating -= 1
+        self._finish(work.step, error)
+        if work.handle.stateful and model is not None:
+            sequence = work.sequence
+            if sequence.steps:
+                self._advance(model, sequence)
+            else:
+                self._rest(model, sequence)
+
+    def _finish(self, step: Step, outcome: Reply | ServerError) -> None:
+        self._unanswered -= 1
+        try:
+            step.done(outcome)
+        except Exception:
+            log.exception("reply_callback_failed", model=step.model)
+        if self.draining and not self._unanswered:
+            self._quiet.set()
+
+    def _rest(self, model: Model, sequence: Sequence) -> None:
+        """A sequence has nothing to do: keep its copy while there is room."""
+        sequence.busy = False
+        if not sequence.live:
+            model.sequences.pop(sequence.key.correlation_id, None)
+            return
+        if self.max_resident_bytes:
+            self._idle.pop(sequence, None)
+            self._idle[sequence] = model
+            if self._resident_bytes > self.max_resident_bytes:
+                self._park()
+
+    def _park(self) -> None:
+        """Let go of the longest idle copies until the rest fits; the store has them all."""
+        for sequence, model in list(self._idle.items()):
+            if self._resident_bytes <= self.max_resident_bytes:
+                return
+            del self._idle[sequence]
+            if not sequence.busy and not sequence.steps:
+                self._drop(model, sequence)
+
+    def _drop(self, model: Model, sequence: Sequence) -> None:
+        if sequence.state is not None:
+            self._resident_bytes -= sequence.state.nbytes
+        sequence.forget()
+        model.sequences.pop(sequence.key.correlation_id, None)
+
+    # -- sequences ------------------------------------------------------------------------------
+
+    def sequences(self, model: str | None = None) -> Iterator[Listed]:
+        """Live sequences in the store, oldest first."""
+        return self.store.list(model)
+
+    async def manage(self, function: Callable[[Store], Any]) -> Any:
+        """Call the store in turn with the steps (fork, export, delete ...)."""
+        return await self._committer.run(lambda: function(self.store))
+
+    def release(self, key: SequenceKey) -> None:
+        """Drop the copy in memory after the record was changed from outside the engine."""
+        model = self._models.get(key.model)
+        sequence = model.sequences.get(key.correlation_id) if model else None
+        if model is not None and sequence is not None and not sequence.busy:
+            self._idle.pop(sequence, None)
+            self._drop(model, sequence)
+
+    async def end_sequence(self, key: SequenceKey, reason: EndReason) -> bool:
+        """End a live sequence from outside; a step in flight then finds it gone."""
+        found = await self.manage(lambda store: store.read(key))
+        if isinstance(found, Missing | Damaged):
+            return False
+        head, _state = found
+        result = await self.manage(lambda store: store.delete(key, head.incarnation, reason))
+        model = self._models.get(key.model)
+        if isinstance(result, Ok) and model is not None:
+            handle = model.versions.get(head.version)
+            if handle is not None:
+                self._count_end(handle, Sequence(key), reason)
+            self.release(key)
+            self._room_was_made(model)
+        return isinstance(result, Ok)
+
+    # -- housekeeping -----------------------------------------------------------------------------
+
+    async def _tick(self) -> None:
+        """Expire what is idle, let the store tidy up."""
+        while True:
+            await asyncio.sleep(1.0)
+            await self.sweep()
+
+    async def sweep(self, limit: int = 1000) -> int:
+        """End expired sequences; a step in flight or waiting stops the idle clock."""
+        expired = await self.manage(lambda store: store.sweep(limit, _Busy(self._models)))
+        for key, head in expired:
+            model = self._models.get(key.model)
+            if model is None:
+                continue
+            handle = model.versions.get(head.version)
+            if handle is not None:
+                self._count_end(handle, Sequence(key), EndReason.EXPIRED)
+            self.release(key)
+            self._room_was_made(model)
+            log.info("sequence_expired", model=key.model, steps=head.step)
+        return len(expired)
+
+
+class _Busy:
+    """Keys with a step waiting or in flight; asked by the store during a sweep."""
+
+    def __init__(self, models: dict[str, Model]) -> None:
+        self._models = models
+
+    def __contains__(self, key: object) -> bool:
+        if not isinstance(key, tuple):
+            return False
+        model = self._models.get(key[0])
+        sequence = model.sequences.get(key[1]) if model else None
+        return sequence is not None and (sequence.busy or bool(sequence.steps))
+
+
+def _with_age(error: ServerError | None, head: RecordHead | None) -> ServerError:
+    """Tell how long ago an ended sequence ended."""
+    if error is None:
+        return ServerError("the step was refused")
+    if isinstance(error, UnknownSequenceError) and head is not None and head.ending is not None:
+        ago_s = max(0.0, time.time() - head.ending.at)
+        return UnknownSequenceError(error.correlation_id, head.ending, ago_s)
+    return error
+
+
+def _try(function: Callable[[], Any]) -> Any:
+    try:
+        return function()
+    except Exception as error:  # noqa: BLE001 - told apart by the caller
+        return error
+
+
+def _die(error: Exception) -> None:
+    log.critical("store_cannot_be_trusted", error=str(error))
+    os._exit(70)

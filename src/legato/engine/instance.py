@@ -1,0 +1,73 @@
+"""One loaded copy of a model: runs plans inline, or in a thread of its own."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from typing import TYPE_CHECKING
+
+from legato.runtimes.base import RowInfo
+from legato.engine.batch import BatchRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from legato.engine.batch import BatchOutcome
+    from legato.engine.model import ModelHandle
+    from legato.engine.work import Work
+    from legato.runtimes.base import Runtime
+
+    Done = Callable[["Instance", list[Work], "BatchOutcome"], None]
+
+
+def rows_of(plan: list[Work]) -> list[BatchRow]:
+    """Lay out a plan as rows of a model call."""
+    return [
+        BatchRow(
+            work.step.inputs,
+            work.state,
+            RowInfo(
+                work.sequence.key.correlation_id,
+                work.number,
+                work.number == 1,
+                work.step.end,
+                work.step.parameters,
+            ),
+        )
+        for work in plan
+    ]
+
+
+class Instance:
+    """Runs one plan at a time. The thread starts with the first plan that needs it."""
+
+    def __init__(self, handle: ModelHandle, runtime: Runtime) -> None:
+        self.handle = handle
+        self.runtime = runtime
+        self._plans: queue.SimpleQueue[tuple[list[Work], Done] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, plan: list[Work]) -> BatchOutcome:
+        """Run a plan here and now."""
+        return self.handle.batcher.run(self.runtime, rows_of(plan))
+
+    def submit(self, plan: list[Work], done: Done) -> None:
+        """Run a plan in the instance's thread; ``done`` is called there."""
+        if self._thread is None:
+            self._thread = threading.Thread(
+                target=self._loop, name=f"legato-{self.handle.name}", daemon=True
+            )
+            self._thread.start()
+        self._plans.put((plan, done))
+
+    def _loop(self) -> None:
+        while (item := self._plans.get()) is not None:
+            plan, done = item
+            done(self, plan, self.run(plan))
+
+    def close(self) -> None:
+        """Finish the plan in hand, then free the model."""
+        if self._thread is not None:
+            self._plans.put(None)
+            self._thread.join(timeout=30.0)
+        self.runtime.close()

@@ -1,0 +1,214 @@
+"""A loaded model version: what it takes, how steps are checked, who runs them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xxhash import xxh3_64
+
+from legato.core.errors import InputError, join_names
+from legato.core.scheduler import Policy, Scheduler
+from legato.core.types import InputKind, UpdateRule
+from legato.engine.batch import Batcher
+from legato.engine.instance import Instance
+from legato.engine.statistics import ModelStatistics
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from legato.core.types import Array, Signature, Step, TensorSpec
+    from legato.engine.work import Work
+    from legato.repository.config import ModelConfig
+    from legato.runtimes.base import Runtime
+
+
+class ModelHandle:
+    """One version of a model, ready to take steps.
+
+    Attributes:
+        name, version: What clients call it.
+        config: As loaded.
+        signature: Inputs, outputs and states.
+        digest: Content of the model file, 16 hex digits.
+        statistics: Running totals.
+        ready: Takes steps; false while it unloads.
+        stateful: Has state, so its steps belong to sequences.
+    """
+
+    def __init__(
+        self, config: ModelConfig, runtimes: Sequence[Runtime], digest: str
+    ) -> None:
+        self.name = config.name
+        self.version = config.version
+        self.config = config
+        self.digest = digest
+        self.signature: Signature = runtimes[0].signature
+        self.statistics = ModelStatistics()
+        self.ready = True
+        self.stateful = bool(self.signature.states)
+        self.batcher = Batcher(
+            self.signature, reject_non_finite=config.reject_non_finite
+        )
+        limit = config.max_batch_size if self.signature.batching else 1
+        self.scheduler: Scheduler[Work] = Scheduler(
+            Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
+        )
+        self.instances = [Instance(self, runtime) for runtime in runtimes]
+        self.free = list(self.instances)
+        self.wake_scheduled = False
+        self.mean_call_s: float | None = None
+        self._checks = tuple(
+            _Check(spec, self.signature) for spec in self.signature.inputs
+            if spec.kind is not InputKind.CONTROL
+        )
+        self._by_name = {check.name for check in self._checks}
+        self._uniform = all(check.uniform for check in self._checks)
+
+    def __repr__(self) -> str:
+        return (
+            f"<ModelHandle {self.name} v{self.version} {len(self.signature.states)} states "
+            f"queued={self.statistics.queued}>"
+        )
+
+    @property
+    def inline(self) -> bool:
+        """Whether a model call is short enough to run on the event loop."""
+        execution = self.config.execution
+        if execution != "auto":
+            return execution == "inline"
+        return self.mean_call_s is not None and self.mean_call_s < INLINE_BELOW_S
+
+    def note_call(self, seconds: float) -> None:
+        """Remember how long a call took (moving mean)."""
+        mean = self.mean_call_s
+        self.mean_call_s = seconds if mean is None else mean + 0.1 * (seconds - mean)
+
+    def check(self, step: Step, *, first: bool) -> InputError | None:
+        """Hold a step's inputs against the signature and set its group.
+
+        Args:
+            step: The step; ``group`` is set.
+            first: It begins a sequence (WRITE_ONCE inputs are required then).
+
+        Returns:
+            What is wrong, or ``None``.
+        """
+        inputs = step.inputs
+        seen = 0
+        for check in self._checks:
+            value = inputs.get(check.name)
+            if value is None:
+                if check.required or (check.first_only and first):
+                    return InputError(
+                        f"input '{check.name}' of model '{self.name}' is missing; the model takes "
+                        f"{join_names(sorted(self._by_name))}",
+                        reason="missing",
+                        tensor=check.name,
+                    )
+                continue
+            seen += 1
+            if value.dtype is not check.dtype and value.dtype != check.dtype:
+                return check.wrong_dtype(value, self.name)
+            if value.shape != check.shape:
+                problem = check.shape_problem(value, self.name)
+                if problem is not None:
+                    return problem
+        if seen != len(inputs):
+            extra = next(name for name in inputs if name not in self._by_name)
+            return InputError(
+                f"model '{self.name}' has no input '{extra}'; it takes "
+                f"{join_names(sorted(self._by_name))}",
+                reason="unknown",
+                tensor=extra,
+            )
+        for name in step.outputs:
+            if name not in self.batcher.outputs.names:
+                return InputError(
+                    f"model '{self.name}' has no output '{name}'; it gives "
+                    f"{join_names(sorted(self.batcher.outputs.names))}",
+                    reason="unknown_output",
+                    tensor=name,
+                )
+        step.group = None if self._uniform else self._group(inputs)
+        return None
+
+    def _group(self, inputs: Any) -> tuple[Any, ...]:
+        """What rows must agree on to share a batch."""
+        key: list[Any] = []
+        for check in self._checks:
+            value = inputs.get(check.name)
+            if value is None:
+                key.append(None)
+            elif check.scalar:
+                key.append(value.tobytes())
+            else:
+                key.append(value.shape)
+        return tuple(key)
+
+
+INLINE_BELOW_S = 0.0015
+"""Mean seconds of a model call below which a hand-over to a thread costs more than it frees."""
+
+
+class _Check:
+    """What one input must look like."""
+
+    __slots__ = (
+        "dtype", "first_only", "name", "required", "scalar", "shape", "spec", "uniform",
+    )  # fmt: skip
+
+    def __init__(self, spec: TensorSpec, signature: Signature) -> None:
+        self.spec = spec
+        self.name = spec.name
+        self.dtype = np.dtype(spec.dtype)
+        self.scalar = spec.kind is InputKind.SCALAR
+        self.shape = spec.shape if -1 not in spec.shape else None
+        self.first_only = any(
+            state.input == spec.name and state.rule is UpdateRule.WRITE_ONCE
+            for state in signature.states
+        )
+        self.required = not (self.first_only or spec.optional or spec.default is not None)
+        self.uniform = self.shape is not None and not self.scalar and self.required
+
+    def wrong_dtype(self, value: Array, model: str) -> InputError:
+        return InputError(
+            f"input '{self.name}' of model '{model}' is {value.dtype}, "
+            f"the model takes {self.spec.dtype}",
+            reason="dtype",
+            tensor=self.name,
+            expected=self.spec.dtype,
+            got=value.dtype.name,
+        )
+
+    def shape_problem(self, value: Array, model: str) -> InputError | None:
+        want, got = self.spec.shape, value.shape
+        if self.scalar and value.size == 1 and len(want) <= 1 and len(got) <= 1:
+            return None
+        if len(want) == len(got) and all(w in (-1, g) for w, g in zip(want, got, strict=True)):
+            return None
+        axis = self.spec.batch_axis
+        batched = axis is not None and len(want) == len(got) and got[axis] != 1
+        return InputError(
+            f"input '{self.name}' of model '{model}' has shape {list(got)}, "
+            f"the model takes {list(want)}"
+            + (" (one row a step: the batch axis must be 1)" if batched else ""),
+            reason="batch" if batched else "shape",
+            tensor=self.name,
+            expected=want,
+            got=got,
+        )
+
+
+def digest_inputs(step: Step) -> bytes:
+    """8-byte digest of a step's inputs: names, dtypes, shapes and bytes (D3)."""
+    state = xxh3_64()
+    inputs = step.inputs
+    for name in sorted(inputs) if len(inputs) > 1 else inputs:
+        value = inputs[name]
+        if value.dtype.hasobject:
+            state.update(f"{name}:object:{value.shape}:{value.tolist()!r}".encode())
+        else:
+            state.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
+            state.update(value if value.flags.c_contiguous else np.ascontiguousarray(value))
+    return state.digest()

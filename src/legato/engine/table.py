@@ -1,0 +1,112 @@
+"""A served model name: its versions and its sequences in memory."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
+
+if TYPE_CHECKING:
+    from legato.core.types import CorrelationId
+    from legato.engine.model import ModelHandle
+    from legato.engine.work import Sequence
+
+
+class Model:
+    """Versions of one model, and the sequences of it that are in memory.
+
+    Attributes:
+        versions: By version name.
+        sequences: By correlation id; only those in memory.
+        backlog: New sequences that wait for room.
+        creating: First steps under way that are not in the store yet.
+        last_id: Newest id that the server gave.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.versions: dict[str, ModelHandle] = {}
+        self.sequences: dict[CorrelationId, Sequence] = {}
+        self.backlog: deque[Sequence] = deque()
+        self.creating = 0
+        self.last_id = 0
+        self.stateful = True
+        self.dedupe = False
+        self.max_live = 0
+        self.max_backlog = 0
+        self.max_queued_steps = 1
+        self._default: ModelHandle | None = None
+
+    def add(self, handle: ModelHandle) -> None:
+        """Serve a version; the highest one is the default and sets the limits."""
+        self.versions[handle.version] = handle
+        self._choose_default()
+
+    def remove(self, handle: ModelHandle) -> None:
+        """Serve a version no more."""
+        if self.versions.get(handle.version) is handle:
+            del self.versions[handle.version]
+        self._choose_default()
+
+    def _choose_default(self) -> None:
+        self._default = max(self.versions.values(), key=_by_version, default=None)
+        if self._default is not None:
+            limits = self._default.config.sequences
+            self.stateful = self._default.stateful
+            self.dedupe = limits.dedupe == "request_id"
+            self.max_live = limits.max_live
+            self.max_backlog = limits.max_backlog
+            self.max_queued_steps = limits.max_queued_steps
+
+    def handle(self, version: str = "") -> ModelHandle:
+        """Find a version; "" = the default.
+
+        Raises:
+            UnknownModelError: It is not served.
+        """
+        found = self.versions.get(version) if version else self._default
+        if found is None:
+            raise UnknownModelError(self.name, version, unloaded=not self.versions)
+        return found
+
+    def pinned(self, sequence: Sequence) -> ModelHandle:
+        """Find the version that a sequence read from the store goes on with (D8).
+
+        Raises:
+            UnknownModelError: Its version is not served any more.
+            ModelChangedError: The version has other content than the one that wrote the state.
+            StateDamagedError: The stored state does not fit the model.
+        """
+        head, state = sequence.head, sequence.state
+        if head is None or state is None:
+            msg = "a live record has no state"
+            raise StateDamagedError(msg)
+        candidates = [self.versions[head.version]] if head.version in self.versions else []
+        candidates += [handle for handle in self.versions.values() if handle not in candidates]
+        for handle in candidates:
+            if handle.digest == head.model_digest or head.model_digest in (
+                handle.config.compatible_with
+            ):
+                if not handle.batcher.states.fits(state):
+                    msg = "the stored state has other shapes than the model declares"
+                    raise StateDamagedError(msg)
+                return handle
+        if head.version not in self.versions:
+            raise UnknownModelError(self.name, head.version, unloaded=True)
+        raise ModelChangedError(
+            self.name, written_by=head.model_digest, served=self.versions[head.version].digest
+        )
+
+    def refresh(self, handle: ModelHandle, live: int) -> None:
+        """Bring a version's gauges up to date; ``live`` counts all versions together."""
+        gauges = handle.statistics
+        mine = [s for s in self.sequences.values() if s.handle is handle and s.state is not None]
+        gauges.live = live
+        gauges.resident = len(mine)
+        gauges.state_bytes = sum(s.state.nbytes for s in mine if s.state is not None)
+        gauges.queued = len(handle.scheduler) + sum(len(s.steps) for s in self.sequences.values())
+
+
+def _by_version(handle: ModelHandle) -> tuple[int, str]:
+    return (int(handle.version), "") if handle.version.isdecimal() else (-1, handle.version)

@@ -1,0 +1,35 @@
+"""Which runtime serves which config: one line each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from legato.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from legato.repository.config import ModelConfig
+    from legato.runtimes.base import Runtime
+
+_RUNTIMES = {
+    "onnx": "legato.runtimes.onnx",
+    "python": "legato.runtimes.python",
+}
+
+
+def build(config: ModelConfig) -> Runtime:
+    """Load a model with the runtime that its config names.
+
+    Raises:
+        ConfigError: The runtime is not installed, or the model cannot be loaded.
+    """
+    module = _RUNTIMES.get(config.runtime)
+    if module is None:
+        raise ConfigError(
+            f"runtime '{config.runtime}' is not part of this installation",
+            file=str(config.folder),
+            key="runtime",
+            fix="use one of " + ", ".join(sorted(_RUNTIMES)),
+        )
+    runtime: Runtime = import_module(module).load(config)
+    return runtime

@@ -1,0 +1,43 @@
+"""Which store a server uses: one line each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from legato.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from legato.stores.base import Clock, Store
+
+KINDS = ("memory", "log", "sqlite")
+
+
+def open_store(kind: str, folder: Path | None, *, level: str, clock: Clock) -> Store:
+    """Open a store.
+
+    Args:
+        kind: ``memory``, ``log`` or ``sqlite``.
+        folder: Data folder; not needed for ``memory``.
+        level: ``process`` or ``disk``.
+        clock: Wall-clock seconds.
+
+    Raises:
+        ConfigError: Unknown kind, no folder, or the folder cannot be used.
+    """
+    if kind == "memory":
+        from legato.stores.memory import MemoryStore
+
+        return MemoryStore(clock=clock)
+    if kind not in KINDS:
+        raise ConfigError(f"unknown store '{kind}'", key="--store", fix="use " + ", ".join(KINDS))
+    if folder is None:
+        raise ConfigError(f"store '{kind}' needs a data folder", key="--data", fix="give --data DIR")
+    if kind == "log":
+        from legato.stores.log import LogStore
+
+        return LogStore(folder, clock=clock, level=level)
+    from legato.stores.sqlite import SqliteStore
+
+    return SqliteStore(folder, clock=clock, level=level)
