@@ -7,10 +7,13 @@ import importlib.util
 import sys
 import wave
 from pathlib import Path
-from types import ModuleType
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 @functools.cache

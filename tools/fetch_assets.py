@@ -114,7 +114,11 @@ ASSETS = {
         "StreamSAD: the cheapest model to benchmark with",
         "MIT",
         0.3,
-        (_archive("streamsad==0.1.4", {"streamsad/models/model_2025-06-10.onnx": "49fc69489e551067"}),),
+        (
+            _archive(
+                "streamsad==0.1.4", {"streamsad/models/model_2025-06-10.onnx": "49fc69489e551067"}
+            ),
+        ),
     ),
     "gtcrn": Asset(
         "GTCRN: a denoiser that is fixed at one sequence a call",
