@@ -10,12 +10,12 @@ the same of any other.
 
 from __future__ import annotations
 
-import logging
 import struct
 import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from legato.observe.log import get_logger
 from legato.protocols.rpc import headers as wire
 from legato.protocols.rpc.framing import FrameReader, frame_gzip, gunzip
 from legato.protocols.rpc.service import Handler, Method, RpcError, Status
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Receive = Callable[[], asyncio.Future[Event]]
     Send = Callable[[Event], Any]
 
-log = logging.getLogger(__name__)
+log = get_logger()
 
 CONTENT_TYPE: Final = (b"content-type", b"application/grpc")
 ACCEPT_ENCODING: Final = (b"grpc-accept-encoding", b"identity,gzip")
@@ -88,6 +88,7 @@ class AsgiCall:
 
     __slots__ = (
         "_accepts_gzip",
+        "_armed",
         "_congested",
         "_ended",
         "_extra",
@@ -132,6 +133,7 @@ class AsgiCall:
         self._metadata: dict[str, str] | None = None
         self._on_gone: Callable[[], None] | None = None
         self._unsent = 0
+        self._armed = True  # by whoever begins the call
         self._gunzip = self._accepts_gzip = False
         self._over = self._ended = self._paused = self._congested = self._started = False
         self.deadline: float | None = None
@@ -251,14 +253,15 @@ class AsgiCall:
                 self._handler = self._method.factory(self)
         except RpcError as error:
             self.finish(error.status, error.message, error.trailers)
-        except Exception:
-            self._broke()
+        except Exception as error:  # noqa: BLE001 - the outermost of this call: logged, INTERNAL
+            self._broke(error)
         if self._over:
             self._handler = None
         return not self._over
 
     def received(self, future: asyncio.Future[Event]) -> None:
         """Take what ``receive()`` gave: callback of its future."""
+        self._armed = False
         if future.cancelled() or future.exception() is not None:
             self._gone()
             return
@@ -273,7 +276,8 @@ class AsgiCall:
             self._reader.push(body)
         if not event.get("more_body"):
             self._ended = True
-        self._go_on()
+        if not (self._paused or self._congested):
+            self._go_on()
 
     def poll(self) -> None:
         """Ask whether the client of a half-closed call is still there."""
@@ -347,9 +351,10 @@ class AsgiCall:
             self._deliver()
         except RpcError as error:
             self._fail(error.status, error.message, error.trailers)
-        except Exception:
-            self._broke()
-        if not (self._over or self._ended or self._paused or self._congested):
+        except Exception as error:  # noqa: BLE001 - the outermost of this call: logged, INTERNAL
+            self._broke(error)
+        if not (self._armed or self._over or self._ended):
+            self._armed = True
             self._receive().add_done_callback(self.received)
 
     def _deliver(self) -> None:
@@ -422,9 +427,9 @@ class AsgiCall:
         if handler is not None:
             self._tell(handler)
 
-    def _broke(self) -> None:
+    def _broke(self, error: Exception) -> None:
         """End the call because of an exception that its service did not expect."""
-        log.exception("a gRPC handler failed", extra={"path": self.path})
+        log.error("a gRPC handler failed", path=self.path, exc_info=error)
         self._fail(Status.INTERNAL, "internal error; the server's log tells more")
 
     def _expired(self) -> None:
@@ -447,7 +452,7 @@ class AsgiCall:
         try:
             handler.cancel()
         except Exception:
-            log.exception("a gRPC handler failed to cancel", extra={"path": self.path})
+            log.exception("a gRPC handler failed to cancel", path=self.path)
 
     def _unsent_gone(self, _sent: asyncio.Future[Any]) -> None:
         """The client reads again, or has left: callback of the last send."""

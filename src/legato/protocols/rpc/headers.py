@@ -78,7 +78,9 @@ def decode_binary(value: str) -> bytes:
     try:
         return base64.b64decode(first + "=" * (-len(first) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
-        raise RpcError(Status.INVALID_ARGUMENT, f"binary metadata is not base64: {error}") from error
+        raise RpcError(
+            Status.INVALID_ARGUMENT, f"binary metadata is not base64: {error}"
+        ) from error
 
 
 def is_grpc(content_type: bytes) -> bool:
