@@ -119,7 +119,7 @@ def test_every_module_has_a_room() -> None:
 
 
 def test_imports_point_one_way() -> None:
-    """The direction is core <- stores, runtimes, repository <- engine <- protocols <- app <- cli."""
+    """Rooms: core <- stores, runtimes, repository <- engine <- protocols <- app <- cli."""
     wrong = [sentence for path in modules() for sentence in wrong_way(path)]
 
     assert not wrong, "imports against the direction:\n  " + "\n  ".join(wrong)

@@ -72,7 +72,7 @@ def _external_data(path: Path) -> list[Path]:
     with path.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data.find(b"location") < 0:
             return []
-    import onnx  # noqa: PLC0415 - slow to import, and needed for few models
+    import onnx  # slow to import, and needed for few models
 
     graph = onnx.load(str(path), load_external_data=False).graph
     names = {
