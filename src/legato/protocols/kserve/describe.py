@@ -1,0 +1,214 @@
+"""What is served, in messages of the protocol: metadata, configuration, statistics, index."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, cast
+
+from legato.core.types import ControlKind, InputKind, UpdateRule
+from legato.protocols.kserve.datatypes import config_type, wire_name
+from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from legato.core.types import Signature, StateSpec, TensorSpec
+    from legato.engine.statistics import ModelStatistics
+    from legato.protocols.kserve.ports import ServedModel
+
+EXTENSIONS = (
+    "sequence",
+    "sequence(string_id)",
+    "model_repository",
+    "model_configuration",
+    "binary_tensor_data",
+    "parameters",
+    "statistics",
+)
+"""Server extensions that work here; clients look for them by these names."""
+
+_BACKENDS = {"onnx": "onnxruntime", "python": "python", "openvino": "openvino", "torch": "pytorch"}
+_CONTROL_KINDS = {
+    ControlKind.START: "CONTROL_SEQUENCE_START",
+    ControlKind.END: "CONTROL_SEQUENCE_END",
+    ControlKind.READY: "CONTROL_SEQUENCE_READY",
+    ControlKind.CORRELATION_ID: "CONTROL_SEQUENCE_CORRID",
+}
+
+
+def server_metadata(version: str) -> pb.ServerMetadataResponse:
+    """Return the answer to ServerMetadata."""
+    return pb.ServerMetadataResponse(name="legato", version=version, extensions=EXTENSIONS)
+
+
+def client_inputs(signature: Signature) -> list[TensorSpec]:
+    """Return the inputs that clients send."""
+    return [spec for spec in signature.inputs if spec.kind is not InputKind.CONTROL]
+
+
+def has_batch_dimension(signature: Signature) -> bool:
+    """Tell whether every tensor of a client has its batch axis in front.
+
+    Only then can ``max_batch_size`` be above 0, which means just that to clients.
+    """
+    return all(
+        spec.batch_axis == 0 and len(spec.shape) > 0
+        for spec in (*client_inputs(signature), *signature.outputs)
+    )
+
+
+def model_metadata(model: ServedModel) -> pb.ModelMetadataResponse:
+    """Return the answer to ModelMetadata."""
+    signature = model.signature
+    batched = has_batch_dimension(signature)
+    response = pb.ModelMetadataResponse(
+        name=model.name, versions=[model.version], platform=_platform(model)
+    )
+    for spec in client_inputs(signature):
+        shape = (-1, *spec.shape[1:]) if batched else spec.shape
+        response.inputs.add(name=spec.name, datatype=wire_name(spec.dtype), shape=shape)
+    for spec in signature.outputs:
+        shape = (-1, *spec.shape[1:]) if batched else spec.shape
+        response.outputs.add(name=spec.name, datatype=wire_name(spec.dtype), shape=shape)
+    return response
+
+
+def _platform(model: ServedModel) -> str:
+    return model.signature.platform or _BACKENDS.get(model.config.runtime, model.config.runtime)
+
+
+# -- configuration ------------------------------------------------------------------------
+
+
+def model_config(model: ServedModel) -> config_pb.ModelConfig:
+    """Return a model's configuration as Triton's clients read it."""
+    signature, config = model.signature, model.config
+    batched = has_batch_dimension(signature)
+    largest = config.max_batch_size if signature.batching else 1
+    made = config_pb.ModelConfig(
+        name=model.name,
+        platform=_platform(model),
+        backend=_BACKENDS.get(config.runtime, config.runtime),
+        max_batch_size=largest if batched else 0,
+        default_model_filename=config.file.name if config.file is not None else "",
+    )
+    made.version_policy.latest.num_versions = 1
+    made.model_transaction_policy.decoupled = False
+    made.instance_group.add(
+        name=f"{model.name}_0", count=config.instances, kind=config_pb.ModelInstanceGroup.KIND_CPU
+    )
+    for spec in client_inputs(signature):
+        made.input.add(
+            name=spec.name,
+            data_type=config_type(spec.dtype),
+            dims=_dims(spec, batched=batched),
+            optional=spec.optional or spec.default is not None,
+        )
+    for spec in signature.outputs:
+        made.output.add(
+            name=spec.name,
+            data_type=config_type(spec.dtype),
+            dims=_dims(spec, batched=batched),
+        )
+    if signature.states:
+        _describe_sequences(made.sequence_batching, model, batched=batched)
+    elif batched and signature.batching:
+        made.dynamic_batching.max_queue_delay_microseconds = round(config.max_queue_delay_ms * 1000)
+        made.dynamic_batching.preferred_batch_size.extend(config.preferred_batch_sizes)
+    return made
+
+
+def _dims(spec: TensorSpec, *, batched: bool) -> tuple[int, ...]:
+    return spec.shape[1:] if batched else spec.shape
+
+
+def _describe_sequences(
+    made: config_pb.ModelSequenceBatching, model: ServedModel, *, batched: bool
+) -> None:
+    config = model.config
+    made.max_sequence_idle_microseconds = round(config.sequences.idle_timeout_s * 1e6)
+    made.oldest.max_candidate_sequences = min(config.sequences.max_live, 2**31 - 1)
+    made.oldest.preferred_batch_size.extend(config.preferred_batch_sizes)
+    made.oldest.max_queue_delay_microseconds = round(config.max_queue_delay_ms * 1000)
+    for spec in model.signature.inputs:
+        if spec.control is not None and spec.control in _CONTROL_KINDS:
+            _describe_control(made.control_input.add(name=spec.name).control.add(), spec)
+    for state in model.signature.states:
+        if state.rule is not UpdateRule.WINDOW:  # a window is no input of the graph
+            _describe_state(made.state.add(), state, batched=batched)
+
+
+def _describe_control(control: config_pb.ModelSequenceBatching.Control, spec: TensorSpec) -> None:
+    kind = _CONTROL_KINDS[spec.control or ControlKind.START]
+    control.kind = cast("Any", config_pb.ModelSequenceBatching.Control.Kind.Value(kind))
+    if spec.control is ControlKind.CORRELATION_ID:
+        control.data_type = config_type(spec.dtype)
+    elif spec.dtype == "bool":
+        control.bool_false_true.extend(bool(value) for value in spec.control_values)
+    elif spec.dtype.startswith("float"):
+        control.fp32_false_true.extend(float(value) for value in spec.control_values)
+    else:
+        control.int32_false_true.extend(int(value) for value in spec.control_values)
+
+
+def _describe_state(
+    made: config_pb.ModelSequenceBatching.State, state: StateSpec, *, batched: bool
+) -> None:
+    made.input_name = state.input
+    made.output_name = state.output or ""
+    made.data_type = config_type(state.dtype)
+    drop = batched and state.batch_axis == 0
+    made.dims.extend(state.shape[1:] if drop else state.shape)
+
+
+# -- statistics and index -----------------------------------------------------------------
+
+
+def model_statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsResponse:
+    """Return the answer to ModelStatistics.
+
+    A row counts as an inference when it was committed; a repeated answer counts as a
+    success but not as an inference. Time to gather and to scatter rows is part of
+    ``compute_infer``: it is not measured apart, so the other two stay at 0 ns.
+    """
+    response = pb.ModelStatisticsResponse()
+    for model in models:
+        entry = response.model_stats.add(name=model.name, version=model.version)
+        _count(entry, model.statistics)
+    return response
+
+
+def _count(entry: pb.ModelStatistics, counts: ModelStatistics) -> None:
+    queue_ns = round(counts.queue_s.total * 1e9)
+    compute_ns = round(1e9 * sum(size * pair[1] for size, pair in counts.batch_seconds.items()))
+    entry.last_inference = round(counts.last_step_at * 1000)
+    entry.inference_count = counts.applied
+    entry.execution_count = counts.batches
+    inference = entry.inference_stats
+    inference.success.count = counts.applied + counts.replayed
+    inference.success.ns = queue_ns + compute_ns
+    inference.fail.count = sum(counts.failed.values())
+    inference.queue.count = counts.queue_s.count
+    inference.queue.ns = queue_ns
+    for part in (inference.compute_input, inference.compute_infer, inference.compute_output):
+        part.count = counts.applied
+    inference.compute_infer.ns = compute_ns
+    for size, (calls, seconds) in sorted(counts.batch_seconds.items()):
+        batch = entry.batch_stats.add(batch_size=size)
+        for part in (batch.compute_input, batch.compute_infer, batch.compute_output):
+            part.count = int(calls)
+        batch.compute_infer.ns = round(seconds * 1e9)
+
+
+def repository_index(models: Iterable[ServedModel], *, only_ready: bool) -> list[dict[str, str]]:
+    """Return name, version, state and reason of each model."""
+    return [
+        {
+            "name": model.name,
+            "version": model.version,
+            "state": "READY" if model.ready else "UNAVAILABLE",
+            "reason": "",
+        }
+        for model in models
+        if model.ready or not only_ready
+    ]

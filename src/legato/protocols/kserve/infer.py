@@ -1,0 +1,336 @@
+"""ModelInfer and ModelStreamInfer: calls become steps, replies become messages.
+
+On a stream, replies of one sequence leave in the order of its requests, and a
+sequence never waits for another one's reply; ``stream_order="request"`` gives
+Triton's order instead, where replies leave in the order of all requests. A stream
+that holds too many unanswered steps is not read until half of them are answered.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, Literal
+
+from legato.core.errors import ClientError, ServerError
+from legato.core.types import KSERVE, Reply, Step
+from legato.protocols.kserve.errors import failure
+from legato.protocols.kserve.from_core import ReplyWriter, stream_error
+from legato.protocols.kserve.parameters import apply_step_header
+from legato.protocols.kserve.to_core import fill
+from legato.protocols.rpc.service import RpcError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from legato.protocols.kserve.ports import EnginePort
+    from legato.protocols.rpc.service import Call
+
+StreamOrder = Literal["sequence", "request"]
+Outcome = Reply | ServerError | RpcError
+
+LANE_HIGH = 48  # unanswered steps of one sequence at which its stream is paused
+STREAM_HIGH = 1024  # unanswered steps of a stream at which it is paused
+_LANES_KEPT = 1024  # sequences remembered without unanswered steps
+
+
+class Door:
+    """What all calls of this service share: the engine, the order, the reply writers."""
+
+    __slots__ = ("_streamed", "_unary", "engine", "stream_order")
+
+    def __init__(self, engine: EnginePort, stream_order: StreamOrder) -> None:
+        self.engine = engine
+        self.stream_order = stream_order
+        self._unary: dict[str, ReplyWriter] = {}
+        self._streamed: dict[str, ReplyWriter] = {}
+
+    def writer(self, model: str, *, streamed: bool) -> ReplyWriter:
+        """Return the writer of a model that has given a reply."""
+        writers = self._streamed if streamed else self._unary
+        writer = writers.get(model)
+        if writer is None:
+            writer = writers[model] = ReplyWriter(model, streamed=streamed)
+        return writer
+
+
+# -- unary --------------------------------------------------------------------------------
+
+
+class InferCall:
+    """Handler of one ModelInfer call."""
+
+    __slots__ = ("_call", "_door", "_step", "_submitted")
+
+    def __init__(self, door: Door, call: Call) -> None:
+        self._door = door
+        self._call = call
+        self._step = Step("", None, {}, KSERVE, self._answered)
+        self._submitted = False
+
+    def message(self, data: bytes) -> None:
+        """Take the request."""
+        step = self._step
+        deadline = self._call.deadline
+        if deadline is not None:
+            step.deadline = deadline
+        try:
+            fill(step, data)
+            apply_step_header(self._call.metadata.get("legato-step"), step)
+        except ClientError as error:
+            self._answered(error)
+        else:
+            self._submitted = True
+            self._door.engine.submit(step)
+
+    def half_close(self) -> None:
+        """Note the end of the request; the reply comes when it comes."""
+
+    def cancel(self) -> None:
+        """Drop the step if it has not begun."""
+        if self._submitted:
+            self._door.engine.cancel(self._step)
+
+    def _answered(self, outcome: Outcome) -> None:
+        call, step = self._call, self._step
+        if call.closed:
+            return
+        if isinstance(outcome, Reply):
+            writer = self._door.writer(step.model, streamed=False)
+            call.send(writer.write(outcome, step.request_id))
+            call.finish()
+        else:
+            what = failure(outcome, step, self._door.engine)
+            call.finish(what.status, what.message, what.trailers())
+
+
+# -- streams ------------------------------------------------------------------------------
+
+
+class _Lane:
+    """The unanswered steps of one sequence on one stream.
+
+    Attributes:
+        count: Unanswered steps of the sequence.
+        order: Steps whose replies must leave in this order; shared by all lanes of a
+            stream where replies leave in the order of requests.
+    """
+
+    __slots__ = ("count", "order")
+
+    def __init__(self, order: deque[_StreamStep]) -> None:
+        self.count = 0
+        self.order = order
+
+
+class _StreamStep(Step):
+    """A step that knows its stream; its reply may have to wait for earlier ones.
+
+    ``done`` is a method here, so that a step needs no callback object of its own.
+    """
+
+    lane: _Lane | None = None
+    outcome: Outcome | None = None
+
+    def __init__(self, stream: InferStream) -> None:
+        self.stream = stream
+        self.model = ""
+        self.correlation_id = None
+        self.inputs = {}
+        self.dialect = KSERVE
+
+    def done(self, outcome: Any) -> None:
+        """Hand the outcome to the stream."""
+        self.stream.answered(self, outcome)
+
+
+class InferStream:
+    """Handler of one ModelStreamInfer call."""
+
+    __slots__ = (
+        "_call",
+        "_closes_on_error",
+        "_crowded",
+        "_deadline",
+        "_door",
+        "_half_closed",
+        "_lanes",
+        "_lanes_limit",
+        "_loose",
+        "_order",
+        "_over",
+        "_paused",
+        "_unanswered",
+        "_writers",
+    )
+
+    def __init__(self, door: Door, call: Call) -> None:
+        self._door = door
+        self._call = call
+        self._deadline = call.deadline
+        self._closes_on_error = call.metadata.get("triton_grpc_error", "").lower() == "true"
+        self._order: deque[_StreamStep] | None = deque() if door.stream_order == "request" else None
+        self._lanes: dict[tuple[str, int | str], _Lane] = {}
+        self._lanes_limit = _LANES_KEPT
+        self._loose: set[_StreamStep] = set()
+        self._writers: dict[str, ReplyWriter] = {}
+        self._crowded: list[_Lane] = []
+        self._unanswered = 0
+        self._half_closed = False
+        self._paused = False
+        self._over = False
+
+    def __repr__(self) -> str:
+        return f"<InferStream unanswered={self._unanswered} lanes={len(self._lanes)}>"
+
+    def message(self, data: bytes) -> None:
+        """Take one request: parse it, put it in its lane, hand it to the engine."""
+        if self._over:
+            return
+        step = _StreamStep(self)
+        if self._deadline is not None:
+            step.deadline = self._deadline
+        refusal: ClientError | RpcError | None = None
+        try:
+            fill(step, data)
+        except ClientError as error:
+            refusal = error
+        except RpcError as error:
+            if not step.model and not step.request_id:
+                raise  # not even readable: nobody could tell which request has failed
+            refusal = error
+        self._unanswered += 1
+        self._enter_lane(step)
+        if refusal is None:
+            self._door.engine.submit(step)
+        else:
+            self.answered(step, refusal)
+
+    def _enter_lane(self, step: _StreamStep) -> None:
+        name = step.correlation_id
+        if not name and self._order is None:
+            self._loose.add(step)
+        else:
+            key = (step.model, name or 0)
+            lane = self._lanes.get(key)
+            if lane is None:
+                lane = self._add_lane(key)
+            step.lane = lane
+            lane.order.append(step)
+            lane.count += 1
+            if lane.count >= LANE_HIGH and name:
+                self._pause(lane)
+        if self._unanswered >= STREAM_HIGH:
+            self._pause(None)
+
+    def _add_lane(self, key: tuple[str, int | str]) -> _Lane:
+        if len(self._lanes) >= self._lanes_limit:
+            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.count}
+            self._lanes_limit = max(_LANES_KEPT, 2 * len(self._lanes))
+        order = self._order
+        lane = self._lanes[key] = _Lane(deque() if order is None else order)
+        return lane
+
+    def _pause(self, lane: _Lane | None) -> None:
+        if lane is not None and lane not in self._crowded:
+            self._crowded.append(lane)
+        if not self._paused:
+            self._paused = True
+            self._call.pause()
+
+    # -- answers --------------------------------------------------------------------------
+
+    def answered(self, step: _StreamStep, outcome: Outcome) -> None:
+        """Send the outcome of a step, after those of earlier steps of its lane."""
+        if self._over:
+            return
+        lane = step.lane
+        if lane is None:
+            self._loose.discard(step)
+            self._emit(step, outcome)
+        else:
+            order = lane.order
+            if order[0] is step:
+                order.popleft()
+                lane.count -= 1
+                self._emit(step, outcome)
+                if not lane.count and (step.end or not isinstance(outcome, Reply)):
+                    self._lanes.pop((step.model, step.correlation_id or 0), None)
+                if order and order[0].outcome is not None:
+                    self._emit_waiting(order)
+            else:
+                step.outcome = outcome
+                return
+        if self._paused:
+            self._resume_if_quiet()
+        if self._half_closed and not self._unanswered:
+            self._finish()
+
+    def _emit_waiting(self, order: deque[_StreamStep]) -> None:
+        while order and not self._over:
+            step = order[0]
+            outcome = step.outcome
+            if outcome is None:
+                return
+            order.popleft()
+            if step.lane is not None:
+                step.lane.count -= 1
+            self._emit(step, outcome)
+
+    def _emit(self, step: _StreamStep, outcome: Outcome) -> None:
+        self._unanswered -= 1
+        if isinstance(outcome, Reply):
+            model = step.model
+            writer = self._writers.get(model)
+            if writer is None:
+                writer = self._writers[model] = self._door.writer(model, streamed=True)
+            self._call.send(writer.write(outcome, step.request_id))
+            return
+        what = failure(outcome, step, self._door.engine)
+        if self._closes_on_error:
+            self._call.finish(what.status, what.message, what.trailers())
+            self._drop_unanswered()
+        else:
+            self._call.send(stream_error(what, step.model, step.request_id))
+
+    def _resume_if_quiet(self) -> None:
+        if self._unanswered > STREAM_HIGH // 2:
+            return
+        if any(lane.count > LANE_HIGH // 2 for lane in self._crowded):
+            return
+        self._crowded.clear()
+        self._paused = False
+        self._call.resume()
+
+    # -- ends -----------------------------------------------------------------------------
+
+    def half_close(self) -> None:
+        """Finish once everything is answered; the sequences live on."""
+        self._half_closed = True
+        if not self._unanswered and not self._over:
+            self._finish()
+
+    def cancel(self) -> None:
+        """Drop the steps that have not begun; the sequences live on."""
+        if not self._over:
+            self._drop_unanswered()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._call.finish()
+
+    def _drop_unanswered(self) -> None:
+        self._over = True
+        for step in self._waiting():
+            self._door.engine.cancel(step)
+        self._lanes.clear()
+        self._loose.clear()
+        self._crowded.clear()
+
+    def _waiting(self) -> Iterable[_StreamStep]:
+        orders = [self._order] if self._order is not None else []
+        if self._order is None:
+            orders = [lane.order for lane in self._lanes.values()]
+        # From the back: cancelling a step must not let a later one of its sequence begin.
+        steps = [step for order in orders for step in reversed(order) if step.outcome is None]
+        return [*steps, *self._loose]
