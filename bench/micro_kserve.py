@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import sys
 import timeit
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
@@ -19,6 +19,9 @@ from legato.protocols.kserve.from_core import ReplyWriter
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.infer import Door, InferStream
 from legato.protocols.kserve.to_core import fill
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SEQUENCES = 32
 STEPS = 64
@@ -37,7 +40,7 @@ class DroppingCall:
     """A call that sends nothing."""
 
     deadline = None
-    metadata: dict[str, str] = {}
+    metadata: ClassVar[dict[str, str]] = {}
     closed = False
 
     def send(self, message: bytes) -> None:
