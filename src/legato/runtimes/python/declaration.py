@@ -89,7 +89,9 @@ def _checked(items: object, kind: type[T], place: _Place, key: str) -> list[T]:
     checked: list[T] = []
     for item in items:
         if not isinstance(item, kind):
-            raise place.error(f"{item!r} is not of type {kind.__name__}", key, f"[{_EXAMPLE[kind]}]")
+            raise place.error(
+                f"{item!r} is not of type {kind.__name__}", key, f"[{_EXAMPLE[kind]}]"
+            )
         if not item.name:
             raise place.error(f"{item!r} has no name", key, f"[{_EXAMPLE[kind]}]")
         if item.name in {other.name for other in checked}:
