@@ -46,6 +46,15 @@ def client_inputs(signature: Signature) -> list[TensorSpec]:
     return [spec for spec in signature.inputs if spec.kind is not InputKind.CONTROL]
 
 
+def may_be_left_out(spec: TensorSpec, signature: Signature) -> bool:
+    """Tell whether a step is complete without this input."""
+    sent_once = any(
+        state.rule is UpdateRule.WRITE_ONCE and state.input == spec.name
+        for state in signature.states
+    )
+    return sent_once or spec.optional or spec.default is not None
+
+
 def has_batch_dimension(signature: Signature) -> bool:
     """Tell whether every tensor of a client has its batch axis in front.
 
@@ -102,7 +111,7 @@ def model_config(model: ServedModel) -> config_pb.ModelConfig:
             name=spec.name,
             data_type=config_type(spec.dtype),
             dims=_dims(spec, batched=batched),
-            optional=spec.optional or spec.default is not None,
+            optional=may_be_left_out(spec, signature),
         )
     for spec in signature.outputs:
         made.output.add(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import InputError, ServerError, UnknownModelError, UnknownSequenceError
 from legato.protocols.kserve.datatypes import wire_name
+from legato.protocols.kserve.describe import client_inputs, may_be_left_out
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
@@ -157,12 +158,11 @@ def _shape_text(error: InputError, step: Step, signature: Signature | None) -> s
 
 
 def _count_text(error: InputError, step: Step, signature: Signature | None) -> str:
-    specs = signature.inputs if signature is not None else ()
-    required = [
-        spec.name
-        for spec in specs
-        if spec.control is None and spec.default is None and not spec.optional
-    ]
+    required = []
+    if signature is not None:
+        required = [
+            spec.name for spec in client_inputs(signature) if not may_be_left_out(spec, signature)
+        ]
     missing = [name for name in required if name not in step.inputs] or [error.tensor]
     names = ",".join(f"'{name}'" for name in step.inputs)
     lacking = ",".join(f"'{name}'" for name in missing)
@@ -190,13 +190,18 @@ def _invalid_input(error: ServerError, step: Step, engine: EnginePort) -> str:
         return marker + _count_text(error, step, _signature(step, engine))
     if error.reason == "size":
         return marker + error.message
+    if error.reason == "batch":
+        signature = _signature(step, engine)
+        if signature is None or signature.states:
+            return (
+                f"inference request to model '{model}' must specify batch-size 1 due to "
+                "requirements of sequence batcher"
+            )
     fixed = {
         "unknown": f"unexpected inference input '{tensor}' for model '{model}'",
         "unknown_output": f"unexpected inference output '{tensor}' for model '{model}'",
         "no_data": f"unable to find data for input tensor '{tensor}' for model '{model}' in "
         "request.",
-        "batch": f"inference request to model '{model}' must specify batch-size 1 due to "
-        "requirements of sequence batcher",
     }
     return fixed.get(error.reason, error.message)
 

@@ -223,14 +223,14 @@ def control_failure(error: ServerError | ConfigError, name: str) -> tuple[Status
 
 
 def _descriptors(methods: Iterable[str]) -> tuple[bytes, ...]:
-    """Describe the service under its wire name, its messages under our own package."""
+    """Describe the service and its messages, for reflection."""
     kserve = descriptor_pb2.FileDescriptorProto()
     pb.DESCRIPTOR.CopyToProto(kserve)
     config = descriptor_pb2.FileDescriptorProto()
     config_pb.DESCRIPTOR.CopyToProto(config)
     file = descriptor_pb2.FileDescriptorProto(
         name="legato/protocols/kserve/gen/service.proto",
-        package=NAME.rpartition(".")[0],
+        package=kserve.package,  # reflection shows all of it under the service's own
         dependency=[kserve.name],
         syntax="proto3",
     )
