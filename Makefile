@@ -41,13 +41,17 @@ demo: assets
 test: assets
 	@$(BIN)/python -m pytest $(ARGS)
 
+# Each part says its verdict; all of them run, whatever the first ones find.
 check: setup
-	@$(BIN)/ruff format --check --quiet . && echo "format   ok"
-	@$(BIN)/ruff check --quiet . && echo "lint     ok"
-	@$(BIN)/mypy --no-error-summary && echo "types    ok"
-	@$(BIN)/python tools/gen_protos.py --check && echo "protos   ok"
-	@$(BIN)/python -m pytest -q --no-header tests/unit/test_imports.py
-	@$(BIN)/python tools/check_docs.py && echo "docs     ok"
+	@failed=; \
+	part() { name=$$1; shift; "$$@" && echo "$$name: ok" || failed="$$failed $$name"; }; \
+	part format $(BIN)/ruff format --check --quiet .; \
+	part lint $(BIN)/ruff check --quiet .; \
+	part types $(BIN)/mypy --no-error-summary; \
+	part generated $(BIN)/python tools/gen_protos.py --check; \
+	part imports $(BIN)/python -m pytest -q --no-header tests/unit/test_imports.py; \
+	part docs $(BIN)/python tools/check_docs.py; \
+	test -z "$$failed" || { echo "make check: failed:$$failed"; exit 1; }
 
 format: setup
 	@$(BIN)/ruff format .

@@ -14,13 +14,13 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 STAMP = ".legato-ready"
 LINES_KEPT = 40
+PACKAGE = re.compile(r"(?:Collecting|Processing) (?:/\S*/)?([A-Za-z][\w.]*(?:-[A-Za-z]\w*)*)")
 INTERVAL_S = 10.0
 
 
@@ -35,10 +35,10 @@ class Progress:
 
     def feed(self, line: str) -> None:
         """Take one line of pip's output."""
-        found = re.match(r"(Collecting|Processing) (?:/\S*/)?([A-Za-z0-9._-]+?)(?:-\d\S*)?\s", line)
+        found = PACKAGE.match(line)
         if found:
-            self.seen.add(found[2].lower())
-            self._show(found[2])
+            self.seen.add(found[1].lower())
+            self._show(found[1])
         elif line.startswith("Installing collected packages"):
             self._show("installing", always=True)
 
@@ -70,6 +70,8 @@ def create(folder: Path) -> Path:
     if folder.exists():
         shutil.rmtree(folder)
     try:
+        import venv  # not part of every system's Python
+
         venv.EnvBuilder(with_pip=True, symlinks=True).create(folder)
     except (subprocess.CalledProcessError, ModuleNotFoundError) as error:
         shutil.rmtree(folder, ignore_errors=True)
