@@ -50,6 +50,12 @@ class RpcApp:
     def __repr__(self) -> str:
         return f"<RpcApp services={len(self.services)} methods={len(self._methods)}>"
 
+    def wants(self, scope: Any) -> bool:
+        """Whether a request is for gRPC: by its path, or by its content type."""
+        return scope["path"] in self._methods or any(
+            name == b"content-type" and is_grpc(value) for name, value in scope["headers"]
+        )
+
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: D102
         method = self._methods.get(scope["path"])
         if method is None or not _acceptable(scope):

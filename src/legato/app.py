@@ -1,0 +1,213 @@
+"""The ASGI application: builds the server at start-up and routes requests to protocols.
+
+Every protocol is one line in :func:`_rpc_services` or :func:`_routes`; everything
+below them is the engine. :mod:`legato.serving.child` makes the one that is served.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from typing import TYPE_CHECKING, Any, Protocol
+
+from starlette.applications import Starlette
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from legato.core.errors import ConfigError
+from legato.engine.engine import Engine
+from legato.observe import log as logs
+from legato.observe import metrics
+from legato.protocols.kserve import grpc_service, rest
+from legato.protocols.rpc import health, reflection
+from legato.protocols.rpc.app import RpcApp
+from legato.repository.loader import load_paths
+from legato.stores.registry import open_store
+from legato.ui import status
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from legato.protocols.rpc.service import Service
+    from legato.settings import ChildSettings
+
+    Event = dict[str, Any]
+
+log = logs.get_logger()
+
+
+class Server:
+    """One engine with its models, and the protocols in front of it."""
+
+    def __init__(self, settings: ChildSettings) -> None:
+        options = settings.server
+        store = open_store(options.store, options.data, level=options.durability, clock=time.time)
+        self.settings = options
+        self.restarts = settings.restarts
+        self.engine = Engine(store, max_resident_bytes=options.max_resident_state)
+        self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
+        self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
+
+    def ready(self) -> bool:
+        """Whether new work is taken."""
+        return self.engine.ready and not self.engine.draining
+
+    async def start(self) -> None:
+        """Load every model.
+
+        Raises:
+            ConfigError: Something cannot be served.
+        """
+        configs = await asyncio.to_thread(load_paths, self.settings.models)
+        for config in configs:
+            await self.engine.load(config)
+        await self.engine.start()
+        gc.collect()
+        gc.freeze()  # what lives as long as the server is not looked at by the collector again
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new and finish what is in flight; false if time ran out."""
+        done = await self.engine.drain(timeout_s)
+        await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
+        return done
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Return what is served, for the ready line."""
+        return [
+            {
+                "name": model.name,
+                "version": model.version,
+                "runtime": model.config.runtime,
+                "states": len(model.signature.states),
+                "batched": model.signature.batching,
+            }
+            for model in self.engine.models()
+        ]
+
+
+def _rpc_services(server: Server) -> list[Service]:
+    """List the gRPC services."""
+    services = [
+        grpc_service.service(
+            server.engine, stream_order=server.settings.stream_order, ready=server.ready
+        ),
+        health.service(server.ready),
+    ]
+    return [*services, *reflection.services(services)]
+
+
+def _routes(server: Server) -> list[Any]:
+    """List the HTTP routes."""
+
+    async def metrics_page(_request: Request) -> Response:
+        body, content_type = metrics.render(server.engine, restarts=server.restarts)
+        return Response(body, media_type=content_type)
+
+    async def status_page(_request: Request) -> Response:
+        return HTMLResponse(status.render(server.engine))
+
+    return [
+        Route("/", status_page),
+        Route("/metrics", metrics_page),
+        *rest.routes(
+            server.engine,
+            ready=server.ready,
+            max_body_bytes=server.settings.max_message_bytes,
+        ),
+    ]
+
+
+def _not_found(_request: Request, _error: Exception) -> Response:
+    return JSONResponse({"error": "Not Found"}, status_code=404)
+
+
+class KeptReceive:
+    """``receive()`` for code that cancels: what it waits for is waited for on.
+
+    pyvoy 1.3 logs an exception for every ``receive()`` that is cancelled.
+    """
+
+    __slots__ = ("_pending", "_receive")
+
+    def __init__(self, receive: Callable[[], Awaitable[Event]]) -> None:
+        self._receive = receive
+        self._pending: asyncio.Future[Event] | None = None
+
+    async def __call__(self) -> Event:  # noqa: D102
+        if self._pending is None:
+            awaitable = self._receive()
+            if not asyncio.isfuture(awaitable):
+                return await awaitable
+            self._pending = awaitable
+        event = await asyncio.shield(self._pending)
+        self._pending = None
+        return event
+
+
+class Watcher(Protocol):
+    """Who wants to know how the start went: the supervisor's end, or a test."""
+
+    async def started(self, server: Server) -> None:
+        """The server takes work from now on."""
+
+    def failed(self, problem: str) -> None:
+        """It does not, and this is why."""
+
+
+class App:
+    """The ASGI callable; a :class:`Server` exists from start-up to shutdown.
+
+    Args:
+        settings: Called at start-up.
+        watcher: Told how the start went.
+    """
+
+    def __init__(self, settings: Callable[[], ChildSettings], watcher: Watcher) -> None:
+        self._settings = settings
+        self._watcher = watcher
+        self._server: Server | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: D102
+        server = self._server
+        if scope["type"] == "lifespan":
+            await self._live(receive, send)
+        elif server is None:
+            raise RuntimeError("a request came before start-up")
+        elif scope["type"] == "http":
+            if server.rpc.wants(scope):
+                await server.rpc(scope, receive, send)
+            else:
+                await server.web(scope, KeptReceive(receive), send)
+
+    async def _live(self, receive: Any, send: Any) -> None:
+        """Follow the lifespan protocol: start, wait, stop."""
+        await receive()
+        try:
+            await self._start()
+        except ConfigError as error:
+            await self._refuse(send, str(error))
+            return
+        except Exception as error:
+            log.exception("start_failed")
+            await self._refuse(send, f"{type(error).__name__}: {error}")
+            raise
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        if self._server is not None:
+            await self._server.engine.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        settings = self._settings()
+        logs.configure(settings.server.log_form, settings.server.log_level)
+        server = Server(settings)
+        await server.start()
+        self._server = server
+        await self._watcher.started(server)
+
+    async def _refuse(self, send: Any, problem: str) -> None:
+        self._watcher.failed(problem)
+        await send({"type": "lifespan.startup.failed", "message": problem})

@@ -1,0 +1,122 @@
+"""Envoy's configuration: pyvoy's own, with our changes; and its admin interface."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+from typing import TYPE_CHECKING, Any, Final
+
+from pyvoy import PyvoyServer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from legato.settings import ServerSettings
+
+APP: Final = "legato.serving.child:app"
+LISTENER: Final = "listener"
+
+_STREAM_WINDOW_BYTES: Final = 4 * 1024 * 1024
+_CONNECTION_WINDOW_BYTES: Final = 64 * 1024 * 1024
+_CONNECTION_BUFFER_BYTES: Final = 16 * 1024 * 1024
+
+# What we change in the connection manager, and why:
+_MANAGER_CHANGES: Final[dict[str, Any]] = {
+    # Five minutes by default: a quiet stream of a live sequence would be cut.
+    "stream_idle_timeout": "0s",
+    "request_timeout": "0s",
+    # A client that opens a connection and dawdles over its headers is still cut.
+    "request_headers_timeout": "30s",
+    "max_request_headers_kb": 256,
+    "server_name": "legato",
+    "common_http_protocol_options": {"idle_timeout": "3600s", "max_headers_count": 500},
+    "http2_protocol_options": {
+        # One stream a sequence is the usual way to use us: the default of 1024 is too few.
+        "max_concurrent_streams": 1_000_000,
+        "initial_stream_window_size": _STREAM_WINDOW_BYTES,
+        "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        # A client that vanished without a word is found, and its streams are cancelled.
+        "connection_keepalive": {"interval": "60s", "timeout": "30s"},
+    },
+}
+
+
+def build_config(settings: ServerSettings, address: str, admin: Path | None) -> dict[str, Any]:
+    """Return the whole configuration.
+
+    Args:
+        settings: What was asked for.
+        address: The IP address to listen on.
+        admin: Unix socket for the admin interface; ``None`` = a free loopback port.
+    """
+    pyvoy = PyvoyServer(APP, address=address, port=settings.port, lifespan=True)
+    config: dict[str, Any] = pyvoy.get_envoy_config()
+    if admin is not None:
+        config["admin"]["address"] = {"pipe": {"path": str(admin), "mode": 0o600}}
+    (listener,) = config["static_resources"]["listeners"]
+    if settings.extra_ports:
+        # Further addresses of one listener; a second listener would be a second app.
+        listener["additional_addresses"] = [
+            {"address": {"socket_address": {"address": address, "port_value": port}}}
+            for port in settings.extra_ports
+        ]
+    # With SO_REUSEPORT a second server on our port would silently take half of our clients.
+    listener["enable_reuse_port"] = False
+    listener["per_connection_buffer_limit_bytes"] = _CONNECTION_BUFFER_BYTES
+    for chain in listener["filter_chains"]:
+        for network_filter in chain["filters"]:
+            if network_filter["name"] == "envoy.filters.network.http_connection_manager":
+                network_filter["typed_config"].update(_MANAGER_CHANGES)
+    return config
+
+
+class AdminError(Exception):
+    """The admin interface did not give what was asked for."""
+
+
+class Admin:
+    """Envoy's admin interface on a Unix socket. Blocking; answers come at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def ports(self) -> Sequence[int]:
+        """Return the ports listened on: the first one, then the extra ones.
+
+        Raises:
+            AdminError: Nothing listens yet.
+        """
+        answer = json.loads(self._get("/listeners?format=json"))
+        for status in answer.get("listener_statuses", ()):
+            if status["name"] == LISTENER:
+                addresses = [status["local_address"]]
+                addresses += status.get("additional_local_addresses", ())
+                return [entry["socket_address"]["port_value"] for entry in addresses]
+        raise AdminError("Envoy has no listener yet")
+
+    def _get(self, target: str) -> bytes:
+        connection = _UnixConnection(self._path)
+        try:
+            connection.request("GET", target)
+            response = connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise AdminError(f"no answer from Envoy: {error}") from error
+        finally:
+            connection.close()
+        if response.status != http.client.OK:
+            raise AdminError(f"Envoy answers {response.status} to {target}")
+        return body
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=5)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))

@@ -1,0 +1,127 @@
+"""How one server is set up: the only place that reads the environment.
+
+Options of the command line win over ``LEGATO_*`` variables (``LEGATO_PORT=9000``,
+lists with commas), those over the defaults here. The serving process gets the
+result as one variable of JSON.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from legato.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "LEGATO_"
+CHILD_VARIABLE = "LEGATO_CHILD"
+_LISTS = ("models", "extra_ports")
+
+
+class ServerSettings(BaseModel):
+    """What ``legato serve`` was asked for.
+
+    Attributes:
+        models: Files and folders to serve.
+        host: Address to listen on; loopback unless said otherwise.
+        port: Port of every protocol; 0 = any free one.
+        extra_ports: Further ports of the same server.
+        data: Folder of the store; not needed for ``memory``.
+        store: Where committed state lives.
+        durability: What an acknowledged step survives: death of the process or of the machine.
+        log_level, log_form: See :func:`legato.observe.log.configure`.
+        stream_order: Replies of a KServe stream: in order within a sequence, or within
+            the stream (as Triton does).
+        max_message_bytes: Largest request.
+        drain_timeout_s: How long stopping waits for steps in flight.
+        max_resident_state: Bytes of idle sequences' state kept in memory; 0 = no limit.
+        workers: Envoy threads that move bytes; Python has one of its own.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    models: tuple[Path, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    extra_ports: tuple[int, ...] = ()
+    data: Path | None = None
+    store: Literal["memory", "log", "sqlite"] = "memory"
+    durability: Literal["process", "disk"] = "process"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_form: Literal["auto", "json", "console"] = "auto"
+    stream_order: Literal["sequence", "request"] = "sequence"
+    max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
+    drain_timeout_s: float = Field(default=30.0, ge=0)
+    max_resident_state: int = Field(default=0, ge=0)
+    workers: int = Field(default=1, ge=1, le=64)
+
+
+class ChildSettings(BaseModel):
+    """What the serving process gets from its supervisor.
+
+    Attributes:
+        server: The settings.
+        control_fd: Inherited socket to the supervisor; ``None`` = there is none.
+        restarts: How often this process was started again after it had died.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    server: ServerSettings
+    control_fd: int | None = None
+    restarts: int = 0
+
+
+def from_environment(options: Mapping[str, Any], environment: Mapping[str, str]) -> ServerSettings:
+    """Merge options (``None`` = not given) with ``LEGATO_*`` variables and defaults.
+
+    Raises:
+        ConfigError: A value is not possible; names the option or variable.
+    """
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    for name in ServerSettings.model_fields:
+        variable = PREFIX + name.upper()
+        if options.get(name) is not None:
+            values[name], sources[name] = options[name], "--" + name.replace("_", "-")
+        elif environment.get(variable):
+            text = environment[variable]
+            values[name] = text.split(",") if name in _LISTS else text
+            sources[name] = variable
+    try:
+        return ServerSettings.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0])
+        raise ConfigError(
+            f"{first['msg']}, got {first['input']!r}", key=sources.get(name, name)
+        ) from error
+
+
+def server_settings(options: Mapping[str, Any]) -> ServerSettings:
+    """Return the settings for these command line options in this environment."""
+    return from_environment(options, os.environ)
+
+
+def child_settings() -> ChildSettings:
+    """Return what the supervisor left for this process.
+
+    Raises:
+        ConfigError: This process was not started by ``legato serve``.
+    """
+    text = os.environ.get(CHILD_VARIABLE)
+    if not text:
+        raise ConfigError(
+            "the app is not started by a supervisor", key=CHILD_VARIABLE, fix="use 'legato serve'"
+        )
+    return ChildSettings.model_validate_json(text)
+
+
+def child_environment(child: ChildSettings, extra: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment of the serving process: ours, ``extra``, and its settings."""
+    return {**os.environ, **extra, CHILD_VARIABLE: child.model_dump_json()}
