@@ -99,7 +99,9 @@ class Rehearsal:
                 continue
             for at, piece in enumerate(split(new, spec.batch_axis, len(rows))):
                 grows = spec.rule is UpdateRule.APPEND and spec.append_new_only
-                value = np.concatenate((states[at][spec.name], piece), spec.axis) if grows else piece
+                value = (
+                    np.concatenate((states[at][spec.name], piece), spec.axis) if grows else piece
+                )
                 following[at][spec.name] = value
         return result, following
 

@@ -93,7 +93,7 @@ def _read(name: str, time: frozenset[str], place: frozenset[str]) -> _Reading:
 
 def _zero_dropped(reading: _Reading) -> _Reading | None:
     """Read ``h0`` as "h at time 0"; right only beside an ``hN``."""
-    if len(reading.stem) < 2 or reading.stem[-1] != "0":  # noqa: PLR2004 - a word and its 0
+    if len(reading.stem) < 2 or reading.stem[-1] != "0":
         return None
     return _Reading(reading.stem[:-1], ("0",), reading.place)
 
@@ -166,11 +166,11 @@ def pair_by_name(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) 
             doubts += [pair for _, pair in best]
     doubts += [pair for _, pair in found]
     found = _one_input_an_output(found)
-    sure = [pair for strength, pair in found if strength == 3]  # noqa: PLR2004
+    sure = [pair for strength, pair in found if strength == 3]
     likely = [
         pair
         for strength, pair in found
-        if strength == 2 and _is_float(pair, inputs)  # noqa: PLR2004
+        if strength == 2 and _is_float(pair, inputs)
     ]
     taken = sure if len(sure) + len(likely) >= len(inputs) else sure + likely
     order = [tensor.name for tensor in inputs]

@@ -88,9 +88,9 @@ def first_line(error: BaseException) -> str:
         head, _, message = text.partition("Status Message: ")
         node = head.partition("Name:'")[2].partition("'")[0]
         words = [word for word in message.split() if not word.startswith("/onnxruntime")]
-        message = " ".join(words)
+        message = " ".join(words).rpartition(" was false. ")[2]  # drops the C++ condition
         text = f"node '{node}': {message}" if node else message
-    return text if len(text) <= 300 else text[:297] + "..."  # noqa: PLR2004
+    return text if len(text) <= 300 else text[:297] + "..."
 
 
 def read_graph(session: Any, file: str) -> Graph:

@@ -73,7 +73,7 @@ class Structure:
             for name, origins in self._followed(tensor)
             for node in self._takers.get(name, [])
             if node.op_type in _RECURRENT
-            and len(origins) == 3  # noqa: PLR2004 - directions, batch, hidden
+            and len(origins) == 3
             and any(name == node.input[at] for at in _INITIAL_STATES if at < len(node.input))
         }
         return axes.pop() if len(axes) == 1 else None
@@ -127,7 +127,7 @@ class Structure:
     ) -> tuple[int | None, ...] | None:
         axes = _ints(node, "axes")
         if not axes and len(node.input) > 1 and node.input[1] in self._constants:
-            import onnx  # noqa: PLC0415 - slow to import, and needed for few models
+            import onnx
 
             constant = onnx.numpy_helper.to_array(self._constants[node.input[1]])
             axes = tuple(int(axis) for axis in constant.ravel())
@@ -157,7 +157,7 @@ def read_structure(file: Path | None) -> Structure | None:
     """Read the nodes of a model file; ``None`` for ``.ort`` and very large files."""
     if file is None or file.suffix != ".onnx" or file.stat().st_size > _LARGEST_FILE:
         return None
-    import onnx  # noqa: PLC0415 - slow to import
+    import onnx
 
     return Structure(onnx.load(str(file), load_external_data=False))
 
@@ -173,7 +173,7 @@ def pack_pairs(
     found = []
     for source in inputs:
         pieces = structure.pieces_in(source.name)
-        if pieces < 2:  # noqa: PLR2004 - one piece is no packing
+        if pieces < 2:
             continue
         fits = [
             target
