@@ -25,25 +25,26 @@ def content_digest(config: ModelConfig) -> str:
     """Return 16 hex characters that change when what the model computes changes.
 
     Covers the model file, weights kept beside it, and the config's ``files``; for a
-    Python model its source file and options. Names and places of files do not count,
-    so a model that moved keeps its sequences. Files are streamed, not held in memory.
+    Python model its source file, class and options. Names and places of files do not
+    count, so a model that moved keeps its sequences. A model of one file has the
+    beginning of that file's SHA-256. Files are streamed, not held in memory.
 
     Raises:
         ConfigError: A file cannot be read.
     """
-    total = hashlib.sha256()
+    parts: list[bytes] = []
     try:
         for path in content_files(config):
             with path.open("rb") as stream:
-                total.update(hashlib.file_digest(stream, "sha256").digest())
+                parts.append(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
         raise ConfigError(f"cannot be read: {error.strerror}", file=str(error.filename)) from None
     except DecodeError:
         raise ConfigError("is no ONNX model", file=str(config.file)) from None
     if config.runtime == "python":
-        total.update(orjson.dumps(config.options, option=_OPTIONS, default=str))
-        total.update(_class_name(config).encode())
-    return total.hexdigest()[:DIGEST_CHARACTERS]
+        parts += [orjson.dumps(config.options, option=_OPTIONS, default=str), _class_name(config)]
+    whole = parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(parts)).digest()
+    return whole.hex()[:DIGEST_CHARACTERS]
 
 
 def content_files(config: ModelConfig) -> Iterator[Path]:
@@ -57,8 +58,8 @@ def content_files(config: ModelConfig) -> Iterator[Path]:
     yield from (config.folder / path for path in config.files)
 
 
-def _class_name(config: ModelConfig) -> str:
-    return (config.entry or "").rpartition(":")[2]
+def _class_name(config: ModelConfig) -> bytes:
+    return (config.entry or "").rpartition(":")[2].encode()
 
 
 def _external_data(path: Path) -> list[Path]:
