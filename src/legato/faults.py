@@ -6,9 +6,9 @@ that one and all later ones; without a count, every passage. Unless the variable
 :func:`fault` does nothing and costs a function call.
 
 Actions: ``exit9`` (SIGKILL to this process), ``stop`` (SIGSTOP), ``sleep=SECONDS``, ``raise``
-(:class:`InjectedFaultError`), ``enospc`` and ``eio`` (an ``OSError``). The rest only the place itself
-can do, so its name is returned: ``short`` (write half), ``drop`` (lose the reply), ``dup``
-(take the message twice).
+(:class:`InjectedFaultError`), ``enospc`` and ``eio`` (an ``OSError``). The rest only the place
+itself can do, so its name is returned: ``short`` (write half), ``drop`` (lose the reply),
+``dup`` (take the message twice).
 
 This is the one module besides ``settings`` that reads the environment: it must be importable
 from every room, must decide at import what the calls cost, and works in a child process

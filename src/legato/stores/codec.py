@@ -392,28 +392,38 @@ def _header_check(data: Buffer, at: int, key_size: int) -> bool:
     return bool(stored == xxh3_64_intdigest(fixed + key) & _U32)
 
 
-def repair_header(data: Buffer, at: int = 0, *, longest_key: int = 4096) -> bytes | None:
-    """Find the one bit whose flip makes the header hold again.
+def salvage(data: Buffer, at: int = 0, *, longest_key: int = 4096) -> tuple[Frame, bytes] | None:
+    """Name the damaged record at ``at``: its frame and key as they were written.
+
+    They are believed if the header check holds, as it is or after the flip of one bit.
 
     Returns:
-        Prefix and key as they were written, or ``None`` where more than one bit is wrong.
+        ``None`` where more than one bit of them is wrong.
     """
     window = bytearray(memoryview(data)[at : at + PREFIX_SIZE + longest_key])
-    end = min(len(window), PREFIX_SIZE + longest_key)
-    bit = _CHECKSUM.size * 8
-    while bit < end * 8:
+    if len(window) < PREFIX_SIZE:
+        return None
+    if (frame := _believed(window)) is not None:
+        return frame, bytes(window[PREFIX_SIZE : PREFIX_SIZE + frame.key_size])
+    for bit in range(_CHECKSUM.size * 8, len(window) * 8):
         window[bit >> 3] ^= 1 << (bit & 7)
-        total, version, kind, marker, key, head, state, _ = _FIXED.unpack_from(
-            window, _CHECKSUM.size
-        )
-        fits = total == PREFIX_SIZE + key + head + state and PREFIX_SIZE + key <= len(window)
-        if fits and version == FORMAT and marker == MARKER and PUT <= kind <= OWN:
-            if _header_check(window, 0, key):
-                return bytes(window[: PREFIX_SIZE + key])
-            end = min(end, PREFIX_SIZE + max(key, bit // 8 - PREFIX_SIZE + 1))
+        frame = _believed(window)
+        if frame is not None:
+            return frame, bytes(window[PREFIX_SIZE : PREFIX_SIZE + frame.key_size])
         window[bit >> 3] ^= 1 << (bit & 7)
-        bit += 1
     return None
+
+
+def _believed(window: bytearray) -> Frame | None:
+    total, version, kind, marker, key, head, state, serial = _FIXED.unpack_from(
+        window, _CHECKSUM.size
+    )
+    fits = total == PREFIX_SIZE + key + head + state and PREFIX_SIZE + key <= len(window)
+    if not fits or version != FORMAT or marker != MARKER or not PUT <= kind <= OWN:
+        return None
+    if not _header_check(window, 0, key):
+        return None
+    return Frame(total, kind, key, head, state, serial)
 
 
 def find_record(data: bytes | bytearray | memoryview, start: int) -> int | None:

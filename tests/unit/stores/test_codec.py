@@ -153,29 +153,33 @@ def test_every_cut_is_noticed(record: Record) -> None:
             codec.decode_record(blob[:size])
 
 
-def test_a_damaged_header_is_repaired_to_what_was_written() -> None:
-    """Whichever bit of lengths, serial or key is wrong, the key can still be named."""
+def test_a_damaged_record_is_named_by_its_header() -> None:
+    """Whichever bit of a record is wrong, its key, serial and size can still be told."""
     blob = bytearray(codec.encode(released_records()[1]))
     frame = codec.read_frame(blob)
-    end = codec.PREFIX_SIZE + frame.key_size
-    whole = bytes(blob[8:end])
+    key = bytes(blob[codec.PREFIX_SIZE : codec.PREFIX_SIZE + frame.key_size])
 
-    for bit in range(8 * 8, end * 8):
+    for bit in range(len(blob) * 8):
         blob[bit >> 3] ^= 1 << (bit & 7)
-        repaired = codec.repair_header(blob)
-        assert not codec.header_holds(blob)
-        assert repaired is not None
-        assert repaired[8:] == whole
+        assert codec.salvage(blob) == (frame, key)
         blob[bit >> 3] ^= 1 << (bit & 7)
+
+
+def test_a_record_cut_short_is_named_by_its_header() -> None:
+    """A record whose end is missing is still known by its key."""
+    blob = codec.encode(released_records()[0])
+
+    assert codec.salvage(blob[:-1]) == codec.salvage(blob)
+    assert codec.salvage(blob[:20]) is None
 
 
 def test_a_header_with_many_wrong_bits_is_not_guessed() -> None:
-    """Where two bytes are wrong nothing is repaired."""
+    """Where two bytes are wrong nothing is believed."""
     blob = bytearray(codec.encode(released_records()[0]))
     blob[40] ^= 0xFF
     blob[43] ^= 0xFF
 
-    assert codec.repair_header(blob) is None
+    assert codec.salvage(blob) is None
 
 
 def test_the_next_record_is_found_behind_garbage() -> None:
