@@ -27,11 +27,16 @@ class Schedulable(Protocol):
     """
 
     @property
-    def group(self) -> Hashable: ...
+    def group(self) -> Hashable:
+        """What it must have in common with its company."""
+
     @property
-    def arrived(self) -> float: ...
+    def arrived(self) -> float:
+        """When it arrived."""
+
     @property
-    def priority(self) -> int: ...
+    def priority(self) -> int:
+        """How urgent it is."""
 
 
 W = TypeVar("W", bound=Schedulable)

@@ -142,14 +142,15 @@ class StateLayout:
         windows: dict[str, Array] = {}
         for at, spec in enumerate(self.specs):
             value = join_rows(
-                [row.data[at] for row in rows], rows[0].shapes[at], self._dtypes[at], spec.batch_axis
+                [row.data[at] for row in rows],
+                rows[0].shapes[at],
+                self._dtypes[at],
+                spec.batch_axis,
             )
             (windows if spec.rule is UpdateRule.WINDOW else states)[spec.name] = value
         return states, windows
 
-    def windowed(
-        self, inputs: dict[str, Array], windows: Mapping[str, Array]
-    ) -> dict[str, Array]:
+    def windowed(self, inputs: dict[str, Array], windows: Mapping[str, Array]) -> dict[str, Array]:
         """Put each window before its data input (in ``inputs``); return the next windows."""
         following: dict[str, Array] = {}
         for spec in self.specs:
@@ -196,7 +197,9 @@ class StateLayout:
             self._check(spec, self._dtypes[at], value, count)
             row_shape, data = row_bytes(value, count, spec.batch_axis)
             if spec.rule is UpdateRule.WRITE_ONCE:
-                data = [new if f else row.data[at] for new, f, row in zip(data, first, old, strict=True)]
+                data = [
+                    new if f else row.data[at] for new, f, row in zip(data, first, old, strict=True)
+                ]
                 varying[at] = [
                     row_shape if f else row.shapes[at] for f, row in zip(first, old, strict=True)
                 ]
@@ -210,7 +213,9 @@ class StateLayout:
         return [
             StateRow(
                 data,
-                tuple(varying[at][i] if at in varying else shape for at, shape in enumerate(shapes)),
+                tuple(
+                    varying[at][i] if at in varying else shape for at, shape in enumerate(shapes)
+                ),
             )
             for i, data in enumerate(zip(*columns, strict=True))
         ]
@@ -258,7 +263,7 @@ class StateLayout:
             raise SignatureError(msg)
         for axis, (want, got) in enumerate(zip(declared, value.shape, strict=True)):
             expected = count if axis == spec.batch_axis else want
-            varies = want == -1 or spec.rule is UpdateRule.APPEND and axis == spec.axis
+            varies = want == -1 or (spec.rule is UpdateRule.APPEND and axis == spec.axis)
             if got != expected and not (varies and axis != spec.batch_axis):
                 msg = (
                     f"state '{spec.name}' must have {expected} on axis {axis}, "
@@ -330,13 +335,17 @@ class OutputLayout:
 
     @staticmethod
     def _check(spec: TensorSpec, value: Array, rows: int) -> int | None:
-        if value.dtype.name != spec.dtype and not (spec.dtype == "object" and value.dtype.hasobject):
+        if value.dtype.name != spec.dtype and not (
+            spec.dtype == "object" and value.dtype.hasobject
+        ):
             msg = f"output '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
             raise SignatureError(msg)
         axis = spec.batch_axis
         if axis is None:
             if rows != 1:
-                msg = f"output '{spec.name}' has no batch axis and cannot be split among {rows} rows"
+                msg = (
+                    f"output '{spec.name}' has no batch axis and cannot be split among {rows} rows"
+                )
                 raise SignatureError(msg)
             return None
         if axis >= value.ndim or value.shape[axis] != rows:

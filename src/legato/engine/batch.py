@@ -70,7 +70,7 @@ class Batcher:
         self._scalars = tuple(s for s in signature.inputs if s.kind is InputKind.SCALAR)
         self._defaults = {
             spec.name: np.asarray(spec.default, spec.dtype).reshape(
-                spec.shape if spec.shape and -1 not in spec.shape else spec.shape and (1,) or ()
+                spec.shape if spec.shape and -1 not in spec.shape else (spec.shape and (1,)) or ()
             )
             for spec in signature.inputs
             if spec.default is not None and spec.kind is not InputKind.CONTROL
@@ -111,8 +111,7 @@ class Batcher:
         first = [row.info.start for row in rows]
         next_rows = self.states.split(following, old, first)
         done: list[RowResult | ServerError] = [
-            RowResult(headers, values, state)
-            for values, state in zip(data, next_rows, strict=True)
+            RowResult(headers, values, state) for values, state in zip(data, next_rows, strict=True)
         ]
         for at, error in result.failed.items():
             done[at] = as_model_error(error)

@@ -6,12 +6,12 @@ under way share the next (group commit).
 
 from __future__ import annotations
 
-import asyncio
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from legato.stores.base import Commit, CommitResult, Store
@@ -33,7 +33,9 @@ class Committer:
             self._thread = threading.Thread(target=self._work, name="legato-store", daemon=True)
             self._thread.start()
 
-    def commit(self, batch: list[Commit], done: Callable[[list[CommitResult] | Exception], None]) -> None:
+    def commit(
+        self, batch: list[Commit], done: Callable[[list[CommitResult] | Exception], None]
+    ) -> None:
         """Commit a batch; ``done`` gets its results, or the exception that it raised."""
         if self._thread is not None:
             self._items.put((batch, done))
@@ -55,7 +57,12 @@ class Committer:
     async def run(self, function: Callable[[], Any]) -> Any:
         """Run a store call and wait for it; for management, not for steps."""
         future: asyncio.Future[Any] = self._loop.create_future()
-        self.call(function, lambda result: future.done() or future.set_result(result))
+
+        def done(result: Any) -> None:
+            if not future.done():  # the caller may have been cancelled meanwhile
+                future.set_result(result)
+
+        self.call(function, done)
         result = await future
         if isinstance(result, Exception):
             raise result

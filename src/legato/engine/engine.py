@@ -43,11 +43,23 @@ from legato.faults import fault
 from legato.observe.log import get_logger
 from legato.repository.loader import content_digest
 from legato.runtimes import registry
-from legato.stores.base import Commit, Conflict, Damaged, Duplicate, Fenced, Gone, Held, Missing, Ok, Owned
+from legato.stores.base import (
+    Commit,
+    Conflict,
+    Damaged,
+    Duplicate,
+    Fenced,
+    Gone,
+    Held,
+    Missing,
+    Ok,
+    Owned,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from legato.core.types import Step
     from legato.engine.batch import BatchOutcome, RowResult
     from legato.engine.instance import Instance
     from legato.repository.config import ModelConfig
@@ -146,7 +158,9 @@ class Engine:
             ConfigError: The model cannot be served as configured.
         """
         digest = await asyncio.to_thread(content_digest, config)
-        runtimes = [await asyncio.to_thread(registry.build, config) for _ in range(config.instances)]
+        runtimes = [
+            await asyncio.to_thread(registry.build, config) for _ in range(config.instances)
+        ]
         handle = ModelHandle(config, runtimes, digest)
         model = self._models.get(config.name)
         if model is None:
@@ -169,9 +183,11 @@ class Engine:
     async def unload(self, name: str, version: str = "") -> None:
         """Stop serving a model (or one version); its sequences stay in the store."""
         model = self._models.get(name)
-        gone = [] if model is None else [
-            handle for handle in model.versions.values() if version in ("", handle.version)
-        ]
+        gone = (
+            []
+            if model is None
+            else [handle for handle in model.versions.values() if version in ("", handle.version)]
+        )
         if model is None or not gone:
             raise UnknownModelError(name, version)
         for handle in gone:
@@ -183,7 +199,8 @@ class Engine:
 
     async def _retire(self, handle: ModelHandle) -> None:
         handle.ready = False
-        while len(handle.free) < len(handle.instances) or len(handle.scheduler):
+        # Polled, because it is rare: an event would cost every model call.
+        while len(handle.free) < len(handle.instances) or len(handle.scheduler):  # noqa: ASYNC110
             await asyncio.sleep(0.005)
         for instance in handle.instances:
             await asyncio.to_thread(instance.close)
@@ -290,11 +307,8 @@ class Engine:
         sequence.busy = True
         steps = sequence.steps
         while steps:
-            if not sequence.loaded:
-                self._acquire(model, sequence)
-                if not sequence.loaded:
-                    return
-                continue
+            if not sequence.loaded and not self._acquire(model, sequence):
+                return
             step = steps[0]
             if step.deadline is not None and step.deadline <= self._clock():
                 self._finish(steps.popleft(), DeadlineError())
@@ -318,35 +332,37 @@ class Engine:
                     return
         self._rest(model, sequence)
 
-    def _acquire(self, model: Model, sequence: Sequence) -> None:
-        """Ask the store for a sequence that is not in memory; goes on in ``_acquired``."""
-        fault("acquire.before")
-        key = sequence.key
-        store = self.store
-        if store.inline:
-            # Quick stores answer here, and _advance goes on in its loop.
-            self._acquired(model, sequence, _try(lambda: store.acquire(key, self._owner)))
-            return
+    def _acquire(self, model: Model, sequence: Sequence) -> bool:
+        """Ask the store for a sequence; false if it is not known yet, or cannot be had."""
+
+        def ask() -> AcquireResult:
+            fault("acquire.before")
+            result = self.store.acquire(sequence.key, self._owner)
+            fault("acquire.after")
+            return result
 
         def done(result: AcquireResult | Exception) -> None:
-            self._acquired(model, sequence, result)
-            if sequence.loaded:
+            if self._acquired(model, sequence, result):
                 self._advance(model, sequence)
 
-        self._committer.call(lambda: store.acquire(key, self._owner), done)
+        if self.store.inline:
+            # Quick stores answer here, and _advance goes on.
+            return self._acquired(model, sequence, _try(ask))
+        self._committer.call(ask, done)
+        return False
 
     def _acquired(
         self, model: Model, sequence: Sequence, result: AcquireResult | Exception
-    ) -> None:
-        fault("acquire.after")
+    ) -> bool:
+        """Take over what the store said; false if the waiting steps were refused."""
         if isinstance(result, Owned):
             sequence.head, sequence.state, sequence.loaded = result.head, result.state, True
             sequence.handle = None
             self._resident_bytes += result.state.nbytes if result.state else 0
-            return
+            return True
         if isinstance(result, Missing):
             sequence.head, sequence.state, sequence.loaded = result.head, None, True
-            return
+            return True
         error: ServerError
         if isinstance(result, Damaged):
             error = StateDamagedError(
@@ -359,9 +375,17 @@ class Engine:
             error = result
         else:
             error = StoreUnavailableError(f"the store did not answer: {result}", retry_after_s=0.2)
-        while sequence.steps:
-            self._finish(sequence.steps.popleft(), error)
+        self._refuse_waiting(model, sequence, error)
+        return False
+
+    def _refuse_waiting(self, model: Model, sequence: Sequence, error: ServerError) -> None:
+        """Answer all waiting steps of a sequence with one error."""
+        # Taken out first: a callback may send another step at once.
+        refused = list(sequence.steps)
+        sequence.steps.clear()
         self._rest(model, sequence)
+        for step in refused:
+            self._finish(step, error)
 
     def _apply(self, model: Model, sequence: Sequence, step: Step, number: int) -> bool:
         """Schedule a step of a live sequence; false if it was answered with an error."""
@@ -422,19 +446,17 @@ class Engine:
         sequence.in_backlog = True
         model.backlog.append(sequence)
         if step.queue_timeout_s:
-            self._loop.call_later(step.queue_timeout_s, self._backlog_timeout, model, sequence, step)
+            self._loop.call_later(
+                step.queue_timeout_s, self._backlog_timeout, model, sequence, step
+            )
 
     def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:
         if not sequence.in_backlog or not sequence.steps or sequence.steps[0] is not step:
             return
         model.backlog.remove(sequence)
         sequence.in_backlog = False
-        while sequence.steps:
-            self._finish(
-                sequence.steps.popleft(),
-                BacklogTimeoutError("timeout of the corresponding sequence has been expired"),
-            )
-        self._rest(model, sequence)
+        error = BacklogTimeoutError("timeout of the corresponding sequence has been expired")
+        self._refuse_waiting(model, sequence, error)
 
     def _room_was_made(self, model: Model) -> None:
         while model.backlog and self._live(model) < model.max_live:
@@ -645,7 +667,7 @@ class Engine:
             if type(result) is Ok:
                 reply.durability = result.level
                 statistics.applied += 1
-                self._moved(model, work, entry, row)
+                self._moved(work, entry, row)
                 self._finish(work.step, reply)
             elif isinstance(result, Duplicate):
                 # This very commit stands already: a reply was lost between the store and us.
@@ -665,7 +687,7 @@ class Engine:
         if model.backlog:
             self._room_was_made(model)
 
-    def _moved(self, model: Model, work: Work, entry: Commit, row: RowResult) -> None:
+    def _moved(self, work: Work, entry: Commit, row: RowResult) -> None:
         """A step is committed: the copy in memory follows the record."""
         sequence, handle = work.sequence, work.handle
         head = sequence.head

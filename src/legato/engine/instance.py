@@ -6,8 +6,8 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from legato.runtimes.base import RowInfo
 from legato.engine.batch import BatchRow
+from legato.runtimes.base import RowInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable

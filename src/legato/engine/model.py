@@ -36,9 +36,7 @@ class ModelHandle:
         stateful: Has state, so its steps belong to sequences.
     """
 
-    def __init__(
-        self, config: ModelConfig, runtimes: Sequence[Runtime], digest: str
-    ) -> None:
+    def __init__(self, config: ModelConfig, runtimes: Sequence[Runtime], digest: str) -> None:
         self.name = config.name
         self.version = config.version
         self.config = config
@@ -47,9 +45,7 @@ class ModelHandle:
         self.statistics = ModelStatistics()
         self.ready = True
         self.stateful = bool(self.signature.states)
-        self.batcher = Batcher(
-            self.signature, reject_non_finite=config.reject_non_finite
-        )
+        self.batcher = Batcher(self.signature, reject_non_finite=config.reject_non_finite)
         limit = config.max_batch_size if self.signature.batching else 1
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
@@ -59,7 +55,8 @@ class ModelHandle:
         self.wake_scheduled = False
         self.mean_call_s: float | None = None
         self._checks = tuple(
-            _Check(spec, self.signature) for spec in self.signature.inputs
+            _Check(spec, self.signature)
+            for spec in self.signature.inputs
             if spec.kind is not InputKind.CONTROL
         )
         self._by_name = {check.name for check in self._checks}
@@ -210,5 +207,5 @@ def digest_inputs(step: Step) -> bytes:
             state.update(f"{name}:object:{value.shape}:{value.tolist()!r}".encode())
         else:
             state.update(f"{name}:{value.dtype.str}:{value.shape}".encode())
-            state.update(value if value.flags.c_contiguous else np.ascontiguousarray(value))
+            state.update(np.ascontiguousarray(value).data)
     return state.digest()
