@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 64 * 1024 * 1024
 JSON_LENGTH = "Inference-Header-Content-Length"
+_ANY_METHOD = ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 _NOT_OFFERED = "this server does not offer it"
 
 
@@ -87,7 +88,7 @@ def routes(
     for path in ("systemsharedmemory", "cudasharedmemory", "trace", "logging"):
         made.append(Route(f"/v2/{path}", _not_offered, methods=["GET", "POST"]))
         made.append(Route(f"/v2/{path}/{{rest:path}}", _not_offered, methods=["GET", "POST"]))
-    made.append(Route("/v2/{rest:path}", _not_found))
+    made.append(Route("/v2/{rest:path}", _not_found, methods=_ANY_METHOD))
     return made
 
 

@@ -199,6 +199,9 @@ def _flat(data: list[Any], dtype: np.dtype[Any], name: str, model: str) -> Array
         plain = np.asarray(data)
         if plain.size == 0:
             return np.empty(0, dtype)
+        if dtype.kind in "iu" and plain.dtype.kind in "fO":
+            # Numpy makes floats of a list that mixes small integers with those above 2**63.
+            plain = _exact_integers(data, dtype, name, model)
         # bfloat16 has the kind of its package, and takes what other floats take.
         if plain.dtype.kind not in _JSON_KINDS.get(dtype.kind, "iuf"):
             raise _bad_value(name, model, dtype, f"got {plain.dtype} values")
@@ -210,6 +213,13 @@ def _flat(data: list[Any], dtype: np.dtype[Any], name: str, model: str) -> Array
             return plain.reshape(-1).astype(dtype)
     except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise _bad_value(name, model, dtype, str(error)) from None
+
+
+def _exact_integers(data: list[Any], dtype: np.dtype[Any], name: str, model: str) -> Array:
+    values = np.asarray(data, object).reshape(-1).tolist()
+    if any(type(value) is not int for value in values):
+        raise _bad_value(name, model, dtype, "its elements must be integers")
+    return np.array(values, dtype)
 
 
 def _flat_strings(data: list[Any], name: str, model: str) -> Array:

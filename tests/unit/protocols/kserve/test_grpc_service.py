@@ -1,0 +1,242 @@
+"""The table of methods answers what clients ask at their start."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from legato.core.errors import ConfigError
+from legato.core.types import (
+    ControlKind,
+    InputKind,
+    Signature,
+    StateSpec,
+    TensorSpec,
+    UpdateRule,
+)
+from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.kserve.grpc_service import service
+from legato.protocols.rpc.service import RpcError, Status
+
+RPCS = {
+    "ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer",
+    "ModelStreamInfer", "ModelConfig", "ModelStatistics", "RepositoryIndex", "RepositoryModelLoad",
+    "RepositoryModelUnload", "SystemSharedMemoryStatus", "SystemSharedMemoryRegister",
+    "SystemSharedMemoryUnregister", "CudaSharedMemoryStatus", "CudaSharedMemoryRegister",
+    "CudaSharedMemoryUnregister", "TraceSetting", "LogSettings",
+}  # fmt: skip
+
+
+@pytest.fixture
+def ask(engine, kit):
+    """Call a method with a message; returns the parsed answer."""
+
+    def run(name, request, **options):
+        call = kit.Call()
+        handler = service(engine, **options).methods[name].factory(call)
+        handler.message(request.SerializeToString())
+        handler.half_close()
+        assert call.status is Status.OK, call.text
+        return getattr(pb, f"{name}Response").FromString(call.sent[0])
+
+    return run
+
+
+def test_every_rpc_of_the_protocol_is_there(engine) -> None:
+    """The service has Triton's name and all its methods."""
+    made = service(engine)
+
+    assert made.name == "inference.GRPCInferenceService"
+    assert set(made.methods) == RPCS
+
+
+def test_health_follows_the_server(ask) -> None:
+    """Live is always true; ready is what the server says."""
+    assert ask("ServerLive", pb.ServerLiveRequest()).live
+    assert ask("ServerReady", pb.ServerReadyRequest(), ready=lambda: True).ready
+    assert not ask("ServerReady", pb.ServerReadyRequest(), ready=lambda: False).ready
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "expected"),
+    [
+        ("accumulator", "", True),
+        ("accumulator", "1", True),
+        ("accumulator", "2", False),
+        ("other", "", False),
+    ],
+)
+def test_model_ready_is_false_for_what_is_not_there(ask, name, version, expected) -> None:
+    """An unknown model is not ready; that is no error."""
+    assert ask("ModelReady", pb.ModelReadyRequest(name=name, version=version)).ready is expected
+
+
+def test_metadata_shows_an_open_batch_dimension(ask) -> None:
+    """Metadata shapes have it as -1, config dims leave it out."""
+    metadata = ask("ModelMetadata", pb.ModelMetadataRequest(name="accumulator"))
+    config = ask("ModelConfig", pb.ModelConfigRequest(name="accumulator")).config
+
+    assert (metadata.name, list(metadata.versions)) == ("accumulator", ["1"])
+    assert [(i.name, i.datatype, list(i.shape)) for i in metadata.inputs] == [
+        ("INPUT", "FP32", [-1, 1])
+    ]
+    assert config.max_batch_size == 128
+    assert [(i.name, i.data_type, list(i.dims)) for i in config.input] == [("INPUT", 11, [1])]
+    assert config.WhichOneof("scheduling_choice") == "sequence_batching"
+    assert config.sequence_batching.state[0].input_name == "SUM"
+    assert config.HasField("model_transaction_policy")
+
+
+def test_models_without_a_leading_batch_axis_have_full_shapes(engine, ask, kit) -> None:
+    """A scalar input means max_batch_size 0; controls and states are not the client's."""
+    signature = Signature(
+        inputs=(
+            TensorSpec("input", "float32", (1, -1)),
+            TensorSpec("sr", "int64", (), None, InputKind.SCALAR),
+            TensorSpec("START", "float32", (1, 1), 0, InputKind.CONTROL, control=ControlKind.START),
+            TensorSpec("voice", "float32", (1, 4)),
+        ),
+        outputs=(TensorSpec("out", "float32", (1, 1)),),
+        states=(
+            StateSpec("h", "h", "hn", "float32", (2, 1, 4), batch_axis=1),
+            StateSpec("v", "voice", None, "float32", (1, 4), rule=UpdateRule.WRITE_ONCE),
+        ),
+    )
+    engine.handles["m"] = kit.served("m", signature)
+
+    metadata = ask("ModelMetadata", pb.ModelMetadataRequest(name="m"))
+    config = ask("ModelConfig", pb.ModelConfigRequest(name="m")).config
+
+    assert [list(i.shape) for i in metadata.inputs] == [[1, -1], [], [1, 4]]
+    assert config.max_batch_size == 0
+    assert [(i.name, i.optional) for i in config.input] == [
+        ("input", False),
+        ("sr", False),
+        ("voice", True),
+    ]
+    assert list(config.sequence_batching.state[0].dims) == [2, 1, 4]
+    assert list(config.sequence_batching.control_input[0].control[0].fp32_false_true) == [0, 1]
+
+
+def test_stateless_models_have_no_sequence_batching(engine, ask, kit) -> None:
+    """The mere presence of the key makes a client send sequences."""
+    signature = Signature(kit.signature.inputs, kit.signature.outputs)
+    engine.handles["m"] = kit.served("m", signature)
+
+    config = ask("ModelConfig", pb.ModelConfigRequest(name="m")).config
+
+    assert config.WhichOneof("scheduling_choice") == "dynamic_batching"
+
+
+def test_statistics_count_rows_calls_and_failures(engine, ask) -> None:
+    """What a load generator reads between two windows: integer version, growing queue count."""
+    counts = engine.handles["accumulator"].statistics
+    counts.applied, counts.replayed, counts.batches = 6, 1, 2
+    counts.failed["step_gap"] = 3
+    counts.batch_seconds = {2: [1, 0.25], 4: [1, 0.5]}
+    counts.queue_s.observe(0.125, 6)
+    counts.last_step_at = 12.5
+
+    entry = ask("ModelStatistics", pb.ModelStatisticsRequest(name="accumulator")).model_stats[0]
+
+    assert (entry.name, int(entry.version), entry.last_inference) == ("accumulator", 1, 12500)
+    assert (entry.inference_count, entry.execution_count) == (6, 2)
+    stats = entry.inference_stats
+    assert (stats.success.count, stats.fail.count) == (7, 3)
+    assert (stats.queue.count, stats.queue.ns) == (6, 750_000_000)
+    assert (stats.compute_infer.count, stats.compute_infer.ns) == (6, 2_500_000_000)
+    assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(2, 1), (4, 1)]
+
+
+def test_only_what_works_is_an_extension(ask) -> None:
+    """Clients choose their behaviour by these names."""
+    extensions = set(ask("ServerMetadata", pb.ServerMetadataRequest()).extensions)
+
+    assert {"sequence", "sequence(string_id)", "statistics"} <= extensions
+    assert not {"system_shared_memory", "cuda_shared_memory", "trace", "logging"} & extensions
+
+
+def test_index_lists_models_and_can_leave_out_those_not_ready(engine, ask) -> None:
+    """State says READY or UNAVAILABLE."""
+    engine.handles["accumulator"].ready = False
+
+    everything = ask("RepositoryIndex", pb.RepositoryIndexRequest()).models
+    ready = ask("RepositoryIndex", pb.RepositoryIndexRequest(ready=True)).models
+
+    assert [(m.name, m.version, m.state) for m in everything] == [
+        ("accumulator", "1", "UNAVAILABLE")
+    ]
+    assert list(ready) == []
+
+
+@pytest.mark.parametrize(
+    ("rpc", "status"),
+    [(f"{m}SharedMemory{v}", Status.UNIMPLEMENTED) for m in ("System", "Cuda")
+     for v in ("Status", "Register", "Unregister")]
+    + [("TraceSetting", Status.UNIMPLEMENTED), ("LogSettings", Status.UNIMPLEMENTED)]
+    + [("RepositoryModelLoad", Status.UNAVAILABLE), ("RepositoryModelUnload", Status.UNAVAILABLE)],
+)  # fmt: skip
+def test_what_is_not_offered_says_so(engine, call, rpc, status) -> None:
+    """A status and a sentence, not a broken connection."""
+    handler = service(engine).methods[rpc].factory(call)
+
+    with pytest.raises(RpcError) as caught:
+        handler.message(b"")
+
+    assert caught.value.status is status
+    assert len(caught.value.message) > 20
+
+
+@pytest.mark.parametrize("rpc", ["ModelMetadata", "ModelConfig", "ModelStatistics"])
+def test_unknown_models_are_not_found(engine, call, rpc) -> None:
+    """The text is Triton's."""
+    request = getattr(pb, f"{rpc}Request")(name="x")
+
+    with pytest.raises(RpcError) as caught:
+        service(engine).methods[rpc].factory(call).message(request.SerializeToString())
+
+    assert caught.value.status is Status.NOT_FOUND
+    assert caught.value.message == "Request for unknown model: 'x' is not found"
+
+
+@pytest.mark.parametrize("rpc", sorted(RPCS - {"ModelStreamInfer"}))
+def test_garbage_is_refused_by_every_method(engine, call, rpc) -> None:
+    """Bytes that are no message end the call with a status."""
+    with pytest.raises(RpcError):
+        service(engine).methods[rpc].factory(call).message(b"\xff\xff\xff")
+
+
+class FakeControl:
+    def __init__(self) -> None:
+        self.done = []
+
+    async def load(self, name: str) -> None:
+        if name == "broken":
+            raise ConfigError("no such file", file="broken/model.yaml")
+        self.done.append(("load", name))
+
+    async def unload(self, name: str) -> None:
+        self.done.append(("unload", name))
+
+
+async def test_models_are_loaded_and_unloaded_where_allowed(engine, kit) -> None:
+    """The answer comes when it is done; a bad configuration is the client's error."""
+    control = FakeControl()
+    methods = service(engine, control=control).methods
+    calls = []
+    for rpc, name in (
+        ("RepositoryModelLoad", "a"),
+        ("RepositoryModelUnload", "b"),
+        ("RepositoryModelLoad", "broken"),
+    ):
+        calls.append(kit.Call())
+        request = getattr(pb, f"{rpc}Request")(model_name=name)
+        methods[rpc].factory(calls[-1]).message(request.SerializeToString())
+
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert control.done == [("load", "a"), ("unload", "b")]
+    assert [call.status for call in calls] == [Status.OK, Status.OK, Status.INVALID_ARGUMENT]
+    assert "broken/model.yaml" in calls[2].text
