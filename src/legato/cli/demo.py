@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from legato.demo.assets import AssetError
-from legato.demo.process import ServerError
+from legato.demo.process import StartFailedError
 from legato.demo.run import Options, run
 from legato.demo.streams import StreamError
 
@@ -26,6 +26,9 @@ def command(
         bool,
         typer.Option("--kill/--no-kill", help="Kill the server half way (SIGKILL), and go on."),
     ] = True,
+    store: Annotated[
+        str, typer.Option(help="Where steps are committed: log, sqlite or memory.")
+    ] = "log",
     output: Annotated[
         Path, typer.Option(help="Folder for the picture, the model folder and the server's log.")
     ] = FOLDER,
@@ -41,14 +44,22 @@ def command(
     Half way the server is killed and started again; every stream goes on where it was. At
     the end the speech that was found is compared with the model package's own answer.
     """
-    options = Options(streams, frames, kill, output, assets, plain)
+    if store == "memory" and kill:
+        raise typer.BadParameter("a killed server forgets what it kept in memory: add --no-kill")
+    options = Options(streams, frames, kill, store, output, assets, plain)
     console = Console()
     try:
         code = asyncio.run(run(options, console))
-    except* (AssetError, ServerError, StreamError) as group:
+    except* (AssetError, StartFailedError, StreamError) as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        console.print(f"demo failed: {error}", style="bold red", highlight=False, markup=False)
+        console.print(
+            f"demo failed: {error}",
+            style="bold red",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         code = 1
     raise typer.Exit(code)

@@ -1,13 +1,14 @@
-"""The real server, as a process of its own that can be killed."""
+"""The real server, as a process of its own whose serving part can be killed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
-import re
 import signal
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -16,104 +17,111 @@ if TYPE_CHECKING:
 
 START_S = 60.0
 STOP_S = 20.0
-_READY = re.compile(r"ready.*?(127\.0\.0\.1:\d+)")
+_LINE_BYTES = 1024 * 1024
 _TAIL_LINES = 12
 
 
-class ServerError(Exception):
+class StartFailedError(Exception):
     """The server did not start; the message ends with what it last said."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A serving process.
+
+    Attributes:
+        address: Where it listens.
+        pid: Its process id; ``legato serve`` itself, which starts it again, has another.
+    """
+
+    address: str
+    pid: int
+
+
 class ServerProcess:
-    """``legato serve`` on a folder of models, with its own process group.
+    """``legato serve``, as anybody would start it.
 
     Args:
-        arguments: What follows ``legato serve``, without the port.
-        log: Everything it says is appended here.
+        arguments: What follows ``legato serve``.
+        log: What it says for people is written here.
     """
 
     def __init__(self, arguments: Sequence[str], log: Path) -> None:
-        self._arguments = list(arguments)
+        self._arguments = [*arguments, "--announce", "json"]
         self._log = log
         self._process: asyncio.subprocess.Process | None = None
-        self._pump: asyncio.Task[None] | None = None
-        self.address = ""
+        self._following: asyncio.Task[None] | None = None
+        self._ready: asyncio.Queue[Ready | None] = asyncio.Queue()
 
-    @property
-    def pid(self) -> int:
-        """Process id; 0 when it does not run."""
-        return self._process.pid if self._process else 0
-
-    async def start(self) -> None:
-        """Start, and wait until it is ready; on the port it had before, if it had one.
+    async def start(self) -> Ready:
+        """Start it on a free port.
 
         Raises:
-            ServerError: It ended, or was not ready in time.
+            StartFailedError: It ended, or was not ready in time.
         """
-        port = self.address.rpartition(":")[2] or "0"
-        self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "legato", "serve", *self._arguments, "--port", port,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        ready: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._pump = asyncio.create_task(self._follow(self._process, ready))
+        with self._log.open("wb") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "legato", "serve", *self._arguments, "--port", "0",
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the demo, which then stops the server
+                limit=_LINE_BYTES,
+            )  # fmt: skip
+        self._following = asyncio.create_task(self._follow(self._process))
+        return await self.ready()
+
+    async def ready(self) -> Ready:
+        """Wait for the next serving process: the first one, or the one after a kill.
+
+        Raises:
+            StartFailedError: ``legato serve`` ended, or it takes too long.
+        """
         try:
-            self.address = await asyncio.wait_for(ready, START_S)
-        except (TimeoutError, ServerError) as error:
-            self.kill()
-            raise ServerError(f"the server did not become ready:\n{self.tail()}") from error
-
-    def kill(self) -> None:
-        """End it at once, and everything it started: SIGKILL, nothing is flushed."""
-        if self._process is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
-
-    async def wait(self) -> None:
-        """Wait until it is gone."""
-        if self._process is not None:
-            await self._process.wait()
-            self._process = None
-        if self._pump is not None:
-            await self._pump
+            ready = await asyncio.wait_for(self._ready.get(), START_S)
+        except TimeoutError:
+            ready = None
+        if ready is None:
+            raise StartFailedError(f"the server is not ready:\n{self._tail()}")
+        return ready
 
     async def stop(self) -> None:
         """Ask it to end (SIGTERM); kill it if it does not."""
-        if self._process is None:
+        process = self._process
+        if process is None or self._following is None:
             return
         with contextlib.suppress(ProcessLookupError):
-            self._process.terminate()
+            process.terminate()
         try:
-            await asyncio.wait_for(self._process.wait(), STOP_S)
+            await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:
-            pass
-        finally:
-            self.kill()  # whatever is left of its group
-        await self.wait()
+            process.kill()
+            await process.wait()
+        await self._following
 
-    def tail(self) -> str:
+    def _tail(self) -> str:
         """The last lines it said."""
-        if not self._log.exists():
-            return "(it said nothing)"
-        lines = self._log.read_text(errors="replace").splitlines()
-        return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+        lines = self._log.read_text(errors="replace").splitlines()[-_TAIL_LINES:]
+        return "\n".join(f"  {line}" for line in lines or ["(it said nothing)"])
 
-    async def _follow(
-        self, process: asyncio.subprocess.Process, ready: asyncio.Future[str]
-    ) -> None:
-        """Copy its output to the log, and find the ready line."""
-        stdout = process.stdout
-        if stdout is None:
-            return
-        with self._log.open("ab") as log:
-            while line := await stdout.readline():
-                log.write(line)
-                log.flush()
-                found = _READY.search(line.decode(errors="replace"))
-                if found and not ready.done():
-                    ready.set_result(found[1])
-        if not ready.done():
-            ready.set_exception(ServerError("it ended"))
+    async def _follow(self, process: asyncio.subprocess.Process) -> None:
+        """Hear of each serving process, until there will be none."""
+        while process.stdout is not None and (line := await process.stdout.readline()):
+            said = _announced(line)
+            if said is not None:
+                self._ready.put_nowait(said)
+        self._ready.put_nowait(None)
+
+
+def _announced(line: bytes) -> Ready | None:
+    with contextlib.suppress(ValueError):
+        said = json.loads(line)
+        if isinstance(said, dict) and "ready" in said:
+            ready = said["ready"]
+            return Ready(f"{ready['host']}:{ready['ports'][0]}", ready["pid"])
+    return None
+
+
+def kill(ready: Ready) -> None:
+    """SIGKILL: the process is gone at once, whatever it was doing, and flushes nothing."""
+    os.kill(ready.pid, signal.SIGKILL)

@@ -20,7 +20,7 @@ from legato.demo.audio import chunks, read_wav, recordings
 from legato.demo.board import Board, Track
 from legato.demo.check import Verdict, bare_answers
 from legato.demo.meter import Meter
-from legato.demo.process import ServerProcess
+from legato.demo.process import Ready, ServerProcess, kill
 from legato.demo.segments import FRAME, PUBLISHED, speech_segments
 from legato.demo.streams import Channels, Stream
 
@@ -54,6 +54,7 @@ class Options:
         streams: Concurrent sequences.
         frames: Chunks each stream sends, 0 = its whole recording.
         kill: Kill the server half way.
+        store: Where the server commits steps: ``log``, ``sqlite`` or ``memory``.
         output: Folder for the picture, the log and the model folder.
         assets: Folder with model and recording, ``None`` = the usual places.
         plain: A line a second instead of the live view.
@@ -62,6 +63,7 @@ class Options:
     streams: int
     frames: int
     kill: bool
+    store: str
     output: Path
     assets: Path | None
     plain: bool
@@ -72,7 +74,7 @@ async def run(options: Options, console: Console) -> int:
 
     Raises:
         AssetError: Model or recording cannot be had.
-        ServerError: The server does not start.
+        StartFailedError: The server does not start.
         StreamError: A stream cannot go on.
     """
     folders = assets.places(options.assets)
@@ -85,7 +87,7 @@ async def run(options: Options, console: Console) -> int:
     board = Board([Track(f"stream-{i:02}", len(part)) for i, part in enumerate(cut)])
     options.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="legato-demo-") as data:
-        server = _server(options.output, model, Path(data))
+        server = _server(options.output, model, options.store, Path(data))
         try:
             await _serve_and_stream(server, board, cut, options, console)
         finally:
@@ -94,25 +96,26 @@ async def run(options: Options, console: Console) -> int:
     return _conclude(board, expected, speech, options, console)
 
 
-def _server(output: Path, model: Path, data: Path) -> ServerProcess:
+def _server(output: Path, model: Path, store: str, data: Path) -> ServerProcess:
     """Write the model folder, as a user would, and name it to a server."""
     folder = output / "models" / MODEL
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(model, folder / "silero_vad.onnx")
     (folder / "model.yaml").write_text(MANIFEST, encoding="utf-8")
-    log = output / "server.log"
-    log.unlink(missing_ok=True)
-    return ServerProcess([str(output / "models"), "--data", str(data)], log)
+    arguments = [str(output / "models"), "--store", store]
+    if store != "memory":
+        arguments += ["--data", str(data)]
+    return ServerProcess(arguments, output / "server.log")
 
 
 async def _serve_and_stream(
     server: ServerProcess, board: Board, cut: list[Samples], options: Options, console: Console
 ) -> None:
     console.print(f"starting the server: legato serve {options.output / 'models'}")
-    await server.start()
+    ready = await server.start()
     board.started = time.perf_counter()
-    board.tell(board.started, f"server ready on {server.address}, process {server.pid}")
-    channels = Channels(server.address)
+    board.tell(board.started, f"server ready on {ready.address}, process {ready.pid}")
+    channels = Channels(ready.address)
     gc.freeze()  # a collection of everything loaded so far would show up as latency
     try:
         async with asyncio.TaskGroup() as helpers:
@@ -120,7 +123,7 @@ async def _serve_and_stream(
             helpers.create_task(meter.run())
             helpers.create_task(_show(board, options, console))
             if options.kill:
-                helpers.create_task(_kill_half_way(server, meter, board))
+                helpers.create_task(_kill_half_way(server, ready, meter, board))
             await _stream(channels, board, cut)
             await meter.read()
             board.finished = time.perf_counter()
@@ -138,18 +141,17 @@ async def _stream(channels: Channels, board: Board, cut: list[Samples]) -> None:
     board.tell(now, f"all {board.total:,} steps answered")
 
 
-async def _kill_half_way(server: ServerProcess, meter: Meter, board: Board) -> None:
-    """SIGKILL in the middle of everything, and a new process on the same data."""
+async def _kill_half_way(server: ServerProcess, ready: Ready, meter: Meter, board: Board) -> None:
+    """SIGKILL in the middle of everything; `legato serve` starts a new process by itself."""
     await board.halfway.wait()
     await meter.read()
-    server.kill()
+    kill(ready)
     now = time.perf_counter()
     board.killed(now)
-    board.tell(now, f"kill -9 after {board.done:,} steps: process {server.pid} is gone")
-    await server.wait()
+    board.tell(now, f"kill -9 after {board.done:,} steps: process {ready.pid} is gone")
     meter.restarted()
-    await server.start()
-    board.tell(time.perf_counter(), f"server started again, process {server.pid}")
+    ready = await server.ready()
+    board.tell(time.perf_counter(), f"serving again on the same port, process {ready.pid}")
 
 
 async def _show(board: Board, options: Options, console: Console) -> None:
