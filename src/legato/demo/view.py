@@ -18,7 +18,7 @@ SILENCE = "bright_black"
 MARK = "┃"
 GAP = 2
 NEWS_LINES = 5
-MAX_COLUMNS = 4
+MIN_CELLS = 8
 
 
 def line(board: Board, now: float) -> str:
@@ -43,7 +43,10 @@ def screen(board: Board, now: float, width: int, height: int) -> Text:
         text.append(f"{when:6.1f} s  ", "bright_black")
         text.append(f"{what}\n", "bold red" if "kill" in what else "")
     text.rstrip()
-    return text
+    lines = text.split("\n")
+    for each in lines:
+        each.truncate(width)
+    return Text("\n").join(lines)
 
 
 def _head(text: Text, board: Board, now: float, width: int) -> None:
@@ -70,11 +73,12 @@ def _head(text: Text, board: Board, now: float, width: int) -> None:
 
 def _tracks(text: Text, board: Board, width: int, rows: int) -> None:
     """A timeline a stream, in as many columns as are needed to show all."""
-    columns = min(MAX_COLUMNS, math.ceil(len(board.tracks) / rows))
+    names = max(len(track.name) for track in board.tracks) + 1
+    room = max(1, (width + GAP) // (names + MIN_CELLS + GAP))
+    columns = min(room, math.ceil(len(board.tracks) / rows))
     shown = board.tracks[: rows * columns]
     per_column = math.ceil(len(shown) / columns)
-    names = max(len(track.name) for track in shown) + 1
-    cells = max(8, (width - GAP * (columns - 1)) // columns - names)
+    cells = max(MIN_CELLS, (width - GAP * (columns - 1)) // columns - names)
     for row in range(per_column):
         for column in range(columns):
             index = column * per_column + row
