@@ -63,7 +63,17 @@ class Server:
         """
         configs = await asyncio.to_thread(load_paths, self.settings.models)
         for config in configs:
-            await self.engine.load(config)
+            try:
+                await self.engine.load(config)
+            except ConfigError:
+                raise
+            except Exception as error:
+                log.debug("model_not_loaded", model=config.name, exc_info=error)
+                raise ConfigError(
+                    f"model '{config.name}' cannot be loaded: {type(error).__name__}: {error}",
+                    file=str(config.file or config.folder),
+                    fix="run it with --log-level debug to see where it fails",
+                ) from error
         await self.engine.start()
         gc.collect()
         gc.freeze()  # what lives as long as the server is not looked at by the collector again

@@ -56,7 +56,7 @@ def _unused(name: str) -> Callable[[], None]:
     return command
 
 
-def _print_version(wanted: bool) -> None:  # noqa: FBT001 - typer calls it so
+def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"legato {__version__}")
         raise typer.Exit

@@ -26,6 +26,7 @@ Paths = Annotated[
 
 def command(
     models: Paths = None,
+    *,
     host: Annotated[str | None, typer.Option(help="Address to listen on.  [127.0.0.1]")] = None,
     port: Annotated[int | None, typer.Option(help="Port; 0 = any free one.  [8000]")] = None,
     extra_port: Annotated[

@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from legato.app import App
@@ -41,7 +42,7 @@ class Control:
         channel = self._open()
         if channel is None:
             return
-        channel.setblocking(False)  # noqa: FBT003
+        channel.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=channel)
         self._task = asyncio.create_task(self._obey(server, reader, writer), name="legato-control")
         _write(writer, {"ready": server.describe()})
@@ -51,11 +52,14 @@ class Control:
         channel = self._open()
         if channel is not None:
             channel.sendall(_line({"error": problem}))
+            # All is said; what Envoy adds when its filter does not load only hides it.
+            with Path(os.devnull).open("w") as nowhere:
+                os.dup2(nowhere.fileno(), 2)
 
     def _open(self) -> socket.socket | None:
         number = child_settings().control_fd
         if self._socket is None and number is not None:
-            os.set_inheritable(number, False)  # noqa: FBT003
+            os.set_inheritable(number, False)
             self._socket = socket.socket(fileno=number)
         return self._socket
 

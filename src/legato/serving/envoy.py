@@ -43,15 +43,18 @@ _MANAGER_CHANGES: Final[dict[str, Any]] = {
 }
 
 
-def build_config(settings: ServerSettings, address: str, admin: Path | None) -> dict[str, Any]:
+def build_config(
+    settings: ServerSettings, address: str, admin: Path | None, app: str = APP
+) -> dict[str, Any]:
     """Return the whole configuration.
 
     Args:
         settings: What was asked for.
         address: The IP address to listen on.
         admin: Unix socket for the admin interface; ``None`` = a free loopback port.
+        app: The ASGI app, ``module:attribute``.
     """
-    pyvoy = PyvoyServer(APP, address=address, port=settings.port, lifespan=True)
+    pyvoy = PyvoyServer(app, address=address, port=settings.port, lifespan=True)
     config: dict[str, Any] = pyvoy.get_envoy_config()
     if admin is not None:
         config["admin"]["address"] = {"pipe": {"path": str(admin), "mode": 0o600}}

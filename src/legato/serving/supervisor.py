@@ -224,7 +224,7 @@ class Supervisor:
                 env=child_environment(settings, get_envoy_environ()),
                 start_new_session=True,  # Ctrl-C is for us; Envoy would stop at once
             )
-        ours.setblocking(False)  # noqa: FBT003
+        ours.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=ours, limit=_LONGEST_LINE)
         child = Child(process, reader, writer, began)
         child.listening = asyncio.create_task(child.listen())
