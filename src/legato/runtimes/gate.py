@@ -101,7 +101,7 @@ def check(
         return Verdict(
             ok=False,
             why=f"rows of a batch influence one another: '{worst.name}' differs by "
-            f"{worst.difference:.1e} from the same row run alone",
+            f"{worst.difference:.1e} of its largest value from the same row run alone",
             max_difference=worst.difference,
             worst=worst.name,
         )
@@ -150,7 +150,7 @@ def _compare_outputs(
 
 
 def _see(worst: _Worst, name: str, together: list[Array], alone: list[Array]) -> None:
-    scale = max((_largest(value) for value in alone), default=0.0)
+    scale = max((_largest(value) for value in (*alone, *together)), default=0.0)
     for a, b in zip(together, alone, strict=True):
         worst.see(name, a, b, scale)
 

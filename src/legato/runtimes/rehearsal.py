@@ -39,7 +39,7 @@ class Rehearsal:
         rng: Source of the rows.
         size: Size of every open dimension.
 
-    Rows are small in value and finite: floats near zero, small integers.
+    Rows are finite and unlikely to be out of any range: floats near zero, integers 0 and 1.
     """
 
     def __init__(self, runtime: Runtime, rng: np.random.Generator, *, size: int = 1) -> None:
@@ -146,7 +146,7 @@ class Rehearsal:
         if dtype == "bool":
             return self._rng.integers(0, 2, shape).astype(bool)
         if np.dtype(dtype).kind in "iu":
-            return self._rng.integers(0, 8, shape).astype(dtype)
+            return self._rng.integers(0, 2, shape).astype(dtype)
         return (self._rng.standard_normal(shape) * 0.25).astype(dtype)
 
     def _first(self, spec: StateSpec) -> Array:

@@ -167,11 +167,7 @@ def pair_by_name(inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]) 
     doubts += [pair for _, pair in found]
     found = _one_input_an_output(found)
     sure = [pair for strength, pair in found if strength == 3]
-    likely = [
-        pair
-        for strength, pair in found
-        if strength == 2 and _is_float(pair, inputs)
-    ]
+    likely = [pair for strength, pair in found if strength == 2 and _is_float(pair, inputs)]
     taken = sure if len(sure) + len(likely) >= len(inputs) else sure + likely
     order = [tensor.name for tensor in inputs]
     taken.sort(key=lambda pair: order.index(pair.input))

@@ -68,11 +68,15 @@ class _Loader:
         self.file = str(config.file)
         if not self.path.is_file():
             raise ConfigError("there is no such file", file=self.file, key="file")
-        self.structure: Structure | None = read_structure(self.path)
+        self.structure: Structure | None = None
         self.hints: dict[str, int] = {}
 
     def load(self) -> OnnxRuntime:
-        given = self._open(self.path)
+        session = open_session(self.path, threads=self.config.threads, file=self.file)
+        self.structure = read_structure(self.path)
+        graph = read_graph(session, self.file)
+        plan = make_plan(self.config, self.file, graph, self.structure)
+        given = _Candidate(self.path, session, plan, None)
         if self.structure is not None:
             axes = ((t.name, self.structure.recurrent_axis(t)) for t in given.plan.graph.inputs)
             self.hints = {name: axis for name, axis in axes if axis is not None}
@@ -88,12 +92,6 @@ class _Loader:
         if self.config.batching == "force":
             return self._forced(changed if changed is not None and changed.ran else given)
         return self._alone(given, self._reason(given, changed), changed)
-
-    def _open(self, source: Path | bytes) -> _Candidate:
-        session = open_session(source, threads=self.config.threads, file=self.file)
-        graph = read_graph(session, self.file)
-        plan = make_plan(self.config, self.file, graph, self.structure)
-        return _Candidate(source, session, plan, None)
 
     def _probed(self, candidate: _Candidate, *, compare: bool) -> _Candidate:
         found = probe(candidate.session, candidate.plan, self.hints, compare=compare)
@@ -156,8 +154,7 @@ class _Loader:
             runtime.findings = findings
         return runtime
 
-    @staticmethod
-    def _reason(given: _Candidate, changed: _Candidate | None) -> str:
+    def _reason(self, given: _Candidate, changed: _Candidate | None) -> str:
         if given.probed is not None:
             return given.probed.verdict.why
         if changed is not None and changed.probed is not None:
@@ -165,7 +162,11 @@ class _Loader:
                 "the file fixes the batch at 1, and loosened in memory "
                 f"{changed.probed.verdict.why}"
             )
-        return "the file fixes the batch at 1"
+        if self.structure is None:
+            return "the file fixes the batch at 1, and only .onnx files can be loosened"
+        if not self.config.gate:
+            return "the file fixes the batch at 1, and the gate that could prove more is off"
+        return "some input has no axis that could hold several rows"
 
     def _runtime(
         self, found: _Candidate, axes: dict[str, int | None], *, batching: bool, why: str

@@ -84,8 +84,8 @@ class Plan:
 def make_plan(config: ModelConfig, file: str, graph: Graph, structure: Structure | None) -> Plan:
     """Find the states of a graph and sort its inputs into kinds.
 
-    States listed in the config are the whole list; with ``discover: true`` written
-    beside them, the graph's other states are added. With no list they are found.
+    States that the config lists come first; with ``discover`` (the default) the states
+    that it does not name are looked for as well.
 
     Raises:
         ConfigError: The config names what the graph does not have, or contradicts it.
@@ -93,8 +93,7 @@ def make_plan(config: ModelConfig, file: str, graph: Graph, structure: Structure
     _check_names(config, file, graph)
     carried = [Carried(state, "named in the config") for state in config.states or ()]
     doubts: tuple[Pair, ...] = ()
-    also = config.discover and "discover" in config.model_fields_set
-    if (config.states is None and config.discover) or also:
+    if config.discover:
         found, doubts = _discover(config, graph, structure, carried)
         carried += found
     for each in carried:
