@@ -9,12 +9,11 @@ import grpc
 import grpc.aio
 
 from legato.demo.board import Server
-from legato.demo.streams import SERVICE
+from legato.demo.streams import SERVICE, connect
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 
 if TYPE_CHECKING:
     from legato.demo.board import Board
-    from legato.demo.streams import Channels
 
 POLL_S = 0.5
 TIMEOUT_S = 2.0
@@ -23,11 +22,11 @@ TIMEOUT_S = 2.0
 class Meter:
     """Reads ModelStatistics into the board; a server that is away is passed over."""
 
-    def __init__(self, model: str, channels: Channels, board: Board) -> None:
+    def __init__(self, model: str, address: str, board: Board) -> None:
         self._model = model
         self._board = board
         self._now = Server()
-        self._channels = channels
+        self._address = address
 
     async def run(self) -> None:
         """Read until the streams are through."""
@@ -37,13 +36,15 @@ class Meter:
 
     async def read(self) -> None:
         """Read once."""
-        ask = self._channels.of(0).unary_unary(
-            SERVICE + "ModelStatistics",
-            request_serializer=pb.ModelStatisticsRequest.SerializeToString,
-            response_deserializer=pb.ModelStatisticsResponse.FromString,
-        )
+        request = pb.ModelStatisticsRequest(name=self._model)
         try:
-            reply = await ask(pb.ModelStatisticsRequest(name=self._model), timeout=TIMEOUT_S)
+            async with connect(self._address) as channel:
+                ask = channel.unary_unary(
+                    SERVICE + "ModelStatistics",
+                    request_serializer=pb.ModelStatisticsRequest.SerializeToString,
+                    response_deserializer=pb.ModelStatisticsResponse.FromString,
+                )
+                reply = await ask(request, timeout=TIMEOUT_S)
         except grpc.aio.AioRpcError:
             return
         if not reply.model_stats:

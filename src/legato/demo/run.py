@@ -22,7 +22,7 @@ from legato.demo.check import Verdict, bare_answers
 from legato.demo.meter import Meter
 from legato.demo.process import Ready, ServerProcess, kill
 from legato.demo.segments import FRAME, PUBLISHED, speech_segments
-from legato.demo.streams import Channels, Stream
+from legato.demo.streams import Stream
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,28 +115,25 @@ async def _serve_and_stream(
     ready = await server.start()
     board.started = time.perf_counter()
     board.tell(board.started, f"server ready on {ready.address}, process {ready.pid}")
-    channels = Channels(ready.address)
     gc.freeze()  # a collection of everything loaded so far would show up as latency
     try:
         async with asyncio.TaskGroup() as helpers:
-            meter = Meter(MODEL, channels, board)
+            meter = Meter(MODEL, ready.address, board)
             helpers.create_task(meter.run())
             helpers.create_task(_show(board, options, console))
             if options.kill:
                 helpers.create_task(_kill_half_way(server, ready, meter, board))
-            await _stream(channels, board, cut)
+            await _stream(ready.address, board, cut)
             await meter.read()
             board.finished = time.perf_counter()
     finally:
         gc.unfreeze()
-        await channels.close()
 
 
-async def _stream(channels: Channels, board: Board, cut: list[Samples]) -> None:
+async def _stream(address: str, board: Board, cut: list[Samples]) -> None:
     async with asyncio.TaskGroup() as group:
-        for index, (track, part) in enumerate(zip(board.tracks, cut, strict=True)):
-            channel = functools.partial(channels.of, index)
-            group.create_task(Stream(MODEL, track, part, board, channel).run())
+        for track, part in zip(board.tracks, cut, strict=True):
+            group.create_task(Stream(MODEL, track, part, board, address).run())
     now = time.perf_counter()
     board.tell(now, f"all {board.total:,} steps answered")
 

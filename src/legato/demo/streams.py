@@ -19,8 +19,6 @@ from legato.demo.segments import FRAME
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from legato.demo.audio import Samples
     from legato.demo.board import Board, Track
 
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 SERVICE = "/inference.GRPCInferenceService/"
 GIVE_UP_S = 60.0
 RETRY_S = 0.05
-CONNECTIONS = 4
 # A connection that dies shows as one of many codes (UNAVAILABLE, INTERNAL, CANCELLED, UNKNOWN);
 # these say that trying again is of no use.
 HOPELESS = {
@@ -39,13 +36,7 @@ HOPELESS = {
     grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
-_OPTIONS = [
-    ("grpc.use_local_subchannel_pool", 1),
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.enable_http_proxy", 0),
-]
+_OPTIONS = [("grpc.use_local_subchannel_pool", 1), ("grpc.enable_http_proxy", 0)]
 
 
 class StreamError(Exception):
@@ -78,7 +69,7 @@ class Stream:
         track: Where answers go; a track that has some is continued.
         chunks: ``(frames, FRAME)``.
         board: Shared notes.
-        channel: Gives the channel to use now.
+        address: Where the server listens.
     """
 
     def __init__(
@@ -87,13 +78,13 @@ class Stream:
         track: Track,
         chunks: Samples,
         board: Board,
-        channel: Callable[[], grpc.aio.Channel],
+        address: str,
     ) -> None:
         self._wire = Wire(model, track.name)
         self._track = track
         self._chunks = chunks
         self._board = board
-        self._channel = channel
+        self._address = address
         self._unsure = False
 
     async def run(self) -> None:
@@ -120,18 +111,23 @@ class Stream:
                 await asyncio.sleep(RETRY_S)
 
     async def _connected(self) -> None:
-        """Step over one connection until the recording ends or the connection does."""
-        method = self._channel().stream_stream(
-            SERVICE + "ModelStreamInfer",
-            request_serializer=pb.ModelInferRequest.SerializeToString,
-            response_deserializer=pb.ModelStreamInferResponse.FromString,
-        )
-        call = method()
-        for number in range(len(self._track.answers) + 1, len(self._chunks) + 1):
-            await self._step(call, number)
-        await call.done_writing()
-        if await call.read() is not grpc.aio.EOF:
-            raise StreamError(f"{self._track.name}: an answer too many")
+        """Step over one connection until the recording ends or the connection does.
+
+        Each connection has a channel of its own: one that lost its server would wait
+        before it tries again, and make its streams wait.
+        """
+        async with connect(self._address) as channel:
+            method = channel.stream_stream(
+                SERVICE + "ModelStreamInfer",
+                request_serializer=pb.ModelInferRequest.SerializeToString,
+                response_deserializer=pb.ModelStreamInferResponse.FromString,
+            )
+            call = method()
+            for number in range(len(self._track.answers) + 1, len(self._chunks) + 1):
+                await self._step(call, number)
+            await call.done_writing()
+            if await call.read() is not grpc.aio.EOF:
+                raise StreamError(f"{self._track.name}: an answer too many")
 
     async def _step(self, call: Call, number: int) -> None:
         last = number == len(self._chunks)
@@ -169,19 +165,6 @@ def read_reply(reply: pb.ModelStreamInferResponse, number: int, name: str) -> tu
     return probability, response.parameters["sequence_replayed"].bool_param
 
 
-class Channels:
-    """A few connections that all streams share."""
-
-    def __init__(self, address: str) -> None:
-        self._channels = [
-            grpc.aio.insecure_channel(address, options=_OPTIONS) for _ in range(CONNECTIONS)
-        ]
-
-    def of(self, index: int) -> grpc.aio.Channel:
-        """Channel of stream ``index``; it reconnects by itself."""
-        return self._channels[index % CONNECTIONS]
-
-    async def close(self) -> None:
-        """Close them all."""
-        for channel in self._channels:
-            await channel.close()
+def connect(address: str) -> grpc.aio.Channel:
+    """Open a connection that no other channel shares."""
+    return grpc.aio.insecure_channel(address, options=_OPTIONS)

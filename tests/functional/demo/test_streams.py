@@ -9,7 +9,7 @@ import pytest
 
 from legato.demo.board import Board, Track
 from legato.demo.segments import FRAME
-from legato.demo.streams import Channels, Stream, StreamError
+from legato.demo.streams import Stream, StreamError
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 
 
@@ -65,15 +65,12 @@ async def run(flaky, frames=6):
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    channels = Channels(f"127.0.0.1:{port}")
     track = Track("stream-00", frames)
-    stream = Stream(
-        "m", track, np.zeros((frames, FRAME), np.float32), Board([track]), lambda: channels.of(0)
-    )
+    chunks = np.zeros((frames, FRAME), np.float32)
+    stream = Stream("m", track, chunks, Board([track]), f"127.0.0.1:{port}")
     try:
         await stream.run()
     finally:
-        await channels.close()
         await server.stop(None)
     return track
 
