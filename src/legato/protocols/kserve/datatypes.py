@@ -76,7 +76,7 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     return np.dtype(name)
 
 
-def checked_shape(shape: list[int] | tuple[int, ...], name: str, model: str) -> tuple[int, ...]:
+def checked_shape(shape: list[int] | tuple[int, ...], name: str) -> tuple[int, ...]:
     """Return the shape of an input as a tuple.
 
     Raises:
@@ -85,7 +85,7 @@ def checked_shape(shape: list[int] | tuple[int, ...], name: str, model: str) -> 
     if len(shape) > MAX_RANK or any(not 0 <= dim <= _MAX_DIM for dim in shape):
         text = ",".join(map(str, shape[:MAX_RANK]))
         raise InputError(
-            f"input '{name}' for model '{model}' has an impossible shape [{text}]",
+            f"input '{name}' has an impossible shape [{text}]",
             reason="value",
             tensor=name,
             got=tuple(shape),

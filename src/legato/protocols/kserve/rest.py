@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Any
 
 import orjson
-from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -37,7 +37,6 @@ from legato.protocols.rpc.service import RpcError
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from google.protobuf.message import Message
     from starlette.types import Receive, Scope, Send
 
     from legato.protocols.kserve.ports import EnginePort, ModelControl, ServedModel
@@ -108,14 +107,35 @@ def _refusal(error: ServerError | RpcError, step: Step, engine: EnginePort) -> R
     return _error(what.http_status, what.message, what.headers())
 
 
-def _message(message: Message, *, with_defaults: bool = True) -> Response:
-    return _json(
-        MessageToDict(
-            message,
-            preserving_proto_field_name=True,
-            always_print_fields_with_no_presence=with_defaults,
-        )
-    )
+def _message(message: Message) -> Response:
+    return _json(_plain(message))
+
+
+def _plain(message: Message) -> dict[str, Any]:
+    """Return a message as JSON values: all fields by their names, 64-bit integers as numbers.
+
+    (Protobuf's own JSON writes those as strings, which clients of this protocol do not read.)
+    """
+    made: dict[str, Any] = {}
+    for field in message.DESCRIPTOR.fields:
+        value = getattr(message, field.name)
+        if field.has_presence and not message.HasField(field.name):
+            continue
+        if field.message_type is not None and field.message_type.GetOptions().map_entry:
+            made[field.name] = {str(key): _value(field, entry) for key, entry in value.items()}
+        elif field.is_repeated:
+            made[field.name] = [_value(field, entry) for entry in value]
+        else:
+            made[field.name] = _value(field, value)
+    return made
+
+
+def _value(field: Any, value: Any) -> Any:
+    if isinstance(value, Message):
+        return _plain(value)
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name
+    return value
 
 
 async def _not_found(_request: Request) -> Response:

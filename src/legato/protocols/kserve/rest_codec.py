@@ -135,7 +135,7 @@ def _read_inputs(entries: list[dict[str, Any]], tail: memoryview, model: str) ->
         parameters = _object(entry, "parameters", f"input '{name}'")
         refuse_shared_memory(name, "shared_memory_region" in parameters)
         dtype = numpy_dtype(_text(entry, "datatype"))
-        shape = _shape(entry, name, model)
+        shape = _shape(entry, name)
         size = parameters.get("binary_data_size")
         if name in inputs:
             raise ClientError(f"an input is given twice in a request to model '{model}'")
@@ -155,11 +155,11 @@ def _read_inputs(entries: list[dict[str, Any]], tail: memoryview, model: str) ->
     return inputs
 
 
-def _shape(entry: dict[str, Any], name: str, model: str) -> tuple[int, ...]:
+def _shape(entry: dict[str, Any], name: str) -> tuple[int, ...]:
     shape = entry.get("shape")
     if not isinstance(shape, list) or any(type(dim) is not int for dim in shape):
         raise ClientError(f"'shape' of input '{name}' must be a list of integers")
-    return checked_shape(shape, name, model)
+    return checked_shape(shape, name)
 
 
 def _from_json(

@@ -114,9 +114,9 @@ def _inputs(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Ar
     inputs: dict[str, Array] = {}
     for entry, raw in zip(entries, raws, strict=True):
         if len(entry) <= _KEPT_BYTES:
-            name, dtype, shape, size, contents = _known_input(entry, model)
+            name, dtype, shape, size, contents = _known_input(entry)
         else:
-            name, dtype, shape, size, contents = _input(entry, model)
+            name, dtype, shape, size, contents = _input(entry)
         if size == len(raw):
             inputs[name] = _array(shape, dtype, raw)
         elif size != _SLOW:
@@ -139,14 +139,14 @@ def _both(name: str, model: str) -> InputError:
     )
 
 
-def _input(entry: bytes, model: str) -> _Input:
+def _input(entry: bytes) -> _Input:
     try:
         tensor = pb.ModelInferRequest.InferInputTensor.FromString(entry)
     except DecodeError as error:
         raise _unreadable(error) from None
     refuse_shared_memory(tensor.name, "shared_memory_region" in tensor.parameters)
     dtype = numpy_dtype(tensor.datatype)
-    shape = checked_shape(tensor.shape[:], tensor.name, model)
+    shape = checked_shape(tensor.shape[:], tensor.name)
     contents = tensor.contents if tensor.HasField("contents") else None
     size = element_count(shape) * dtype.itemsize
     # A view needs no look at the bytes, unless they are strings or flags; empty arrays
@@ -172,7 +172,7 @@ def refuse_shared_memory(name: str, asked: bool) -> None:
 
 
 def _inputs_from_contents(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Array]:
-    tensors = [_input(entry, model) for entry in entries]
+    tensors = [_input(entry) for entry in entries]
     if raws:
         for tensor in tensors:
             if tensor.contents is not None:

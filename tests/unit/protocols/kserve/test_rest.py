@@ -122,7 +122,7 @@ async def test_health_and_metadata(engine) -> None:
     assert (await web.get("/v2/health/ready")).status_code == 400
     assert (await web.get("/v2")).json()["name"] == "legato"
     metadata = (await web.get("/v2/models/accumulator/versions/1")).json()
-    assert metadata["inputs"] == [{"name": "INPUT", "datatype": "FP32", "shape": ["-1", "1"]}]
+    assert metadata["inputs"] == [{"name": "INPUT", "datatype": "FP32", "shape": [-1, 1]}]
 
 
 async def test_model_ready(engine) -> None:
@@ -144,6 +144,8 @@ async def test_config_names_sequence_batching_only_for_stateful_models(engine, k
     plain = (await web.get("/v2/models/plain/config")).json()
 
     assert stateful["input"][0]["data_type"] == "TYPE_FP32"
+    assert stateful["input"][0]["dims"] == [1]
+    assert stateful["metric_tags"] == {}
     assert "sequence_batching" in stateful
     assert "sequence_batching" not in plain
     assert plain["model_transaction_policy"] == {"decoupled": False}
