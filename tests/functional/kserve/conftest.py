@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import queue
-import subprocess
-import sys
-from contextlib import contextmanager
-from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +10,7 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-ROOT = Path(__file__).resolve().parents[3]
-START_S = 60
+    from pathlib import Path
 
 CONFIG = "name: accumulator\nfile: model.onnx\nstates:\n  - {input: SUM, output: NEXT}\n"
 
@@ -44,52 +36,15 @@ def write_accumulator(folder: Path) -> Path:
     return folder
 
 
-@contextmanager
-def running(model: Path, *options: str) -> Iterator[str]:
-    """Run ``legato serve`` on any free port; yields ``host:port``."""
-    command = [sys.executable, "-m", "legato", "serve", str(model), "--port", "0"]
-    command += ["--announce", "json", *options]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=_environment()
-    )
-    assert process.stdout is not None
-    try:
-        said = []
-        for line in process.stdout:
-            said.append(line)
-            if line.startswith('{"ready"'):
-                break
-        else:
-            pytest.fail(f"the server did not start: {''.join(said)}")
-        yield f"127.0.0.1:{json.loads(said[-1])['ready']['ports'][0]}"
-    finally:
-        process.terminate()
-        process.wait(START_S)
-        process.stdout.close()
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": str(ROOT / "src")}
-
-
 @pytest.fixture(scope="session")
 def model(tmp_path_factory) -> Path:
     return write_accumulator(tmp_path_factory.mktemp("kserve") / "accumulator")
 
 
-@pytest.fixture(scope="session")
-def server(model) -> Iterator[str]:
-    """Address of a server that all tests share; each takes ids of its own."""
-    with running(model) as address:
-        yield address
-
-
-@pytest.fixture
-def serve(model) -> Any:
-    """Run a server with options of one's own."""
-    return lambda *options: running(model, *options)
+@pytest.fixture(scope="module")
+def server(serve, model) -> str:
+    """Address of a server that the tests of a module share; each takes ids of its own."""
+    return serve(model).address
 
 
 @pytest.fixture

@@ -155,7 +155,7 @@ def test_cancelled_stream_leaves_its_sequence_alive(channel, fresh_id) -> None:
     assert np.frombuffer(after.raw_output_contents[0], np.float32) == [8]
 
 
-def test_request_order_is_kept_if_the_server_is_told_to(serve, fresh_id) -> None:
+def test_request_order_is_kept_if_the_server_is_told_to(serve, model, fresh_id) -> None:
     """``--stream-order request``: replies leave in the order of all requests of a stream."""
     messages = [
         request(fresh_id + sequence, 0, 1, sequence_start=step == 0)
@@ -165,7 +165,8 @@ def test_request_order_is_kept_if_the_server_is_told_to(serve, fresh_id) -> None
     for index, message in enumerate(messages):
         message.id = str(index)
 
-    with serve("--stream-order", "request") as address, grpc.insecure_channel(address) as channel:
+    address = serve(model, stream_order="request").address
+    with grpc.insecure_channel(address) as channel:
         answers = stream(channel, messages)
 
     assert [int(answer.infer_response.id) for answer in answers] == list(range(100))
