@@ -83,7 +83,9 @@ class StateLayout:
         self.specs: tuple[StateSpec, ...] = signature.states
         self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.specs)
         self._data = {spec.name: spec for spec in signature.inputs}
-        self.fixed = all(-1 not in spec.shape for spec in self.specs)
+        self.fixed = all(
+            -1 not in spec.shape and spec.rule is not UpdateRule.APPEND for spec in self.specs
+        )
         shapes = tuple(tuple(max(n, 0) for n in spec.shape) for spec in self.specs)
         self._zero = StateRow(tuple(map(self._first_value, self.specs, shapes)), shapes)
         self._from_client = tuple(
@@ -128,8 +130,10 @@ class StateLayout:
         ):
             if len(shape) != len(spec.shape) or len(data) != math.prod(shape) * dtype.itemsize:
                 return False
-            if any(want not in (-1, got) for want, got in zip(spec.shape, shape, strict=True)):
-                return False
+            for axis, (want, got) in enumerate(zip(spec.shape, shape, strict=True)):
+                grows = spec.rule is UpdateRule.APPEND and axis == spec.axis
+                if want not in (-1, got) and not grows:
+                    return False
         return True
 
     def gather(self, rows: Sequence[StateRow]) -> tuple[dict[str, Array], dict[str, Array]]:
@@ -158,7 +162,7 @@ class StateLayout:
                 whole = np.concatenate((windows[spec.name], inputs[spec.input]), axis=spec.axis)
                 inputs[spec.input] = whole
                 keep: list[Any] = [slice(None)] * whole.ndim
-                keep[spec.axis] = slice(whole.shape[spec.axis] - spec.size, None)
+                keep[spec.axis] = slice(max(0, whole.shape[spec.axis] - spec.size), None)
                 following[spec.name] = whole[tuple(keep)]
         return following
 
@@ -176,6 +180,8 @@ class StateLayout:
             SignatureError: A value has another dtype, rank, row count or shape than declared.
         """
         count = len(old)
+        if not self.specs:
+            return [self._zero] * count
         columns: list[list[bytes]] = []
         shapes: list[tuple[int, ...]] = []
         varying: dict[int, list[tuple[int, ...]]] = {}

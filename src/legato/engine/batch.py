@@ -69,9 +69,7 @@ class Batcher:
         )
         self._scalars = tuple(s for s in signature.inputs if s.kind is InputKind.SCALAR)
         self._defaults = {
-            spec.name: np.asarray(spec.default, spec.dtype).reshape(
-                spec.shape if spec.shape and -1 not in spec.shape else (spec.shape and (1,)) or ()
-            )
+            spec.name: _default_row(spec)
             for spec in signature.inputs
             if spec.default is not None and spec.kind is not InputKind.CONTROL
         }
@@ -90,7 +88,7 @@ class Batcher:
         started = time.perf_counter()
         try:
             results = self._call(runtime, rows)
-        except Exception as error:  # noqa: BLE001 - the model's own code; answered row by row
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code
             if len(rows) == 1:
                 failed: list[RowResult | ServerError] = [as_model_error(error)]
                 return BatchOutcome(failed, time.perf_counter() - started)
@@ -116,7 +114,7 @@ class Batcher:
         for at, error in result.failed.items():
             done[at] = as_model_error(error)
         if self._reject_non_finite:
-            self._reject_poison(following, done)
+            self._reject_poison(following, first, done)
         return done
 
     def _feeds(self, rows: Sequence[BatchRow]) -> dict[str, Array]:
@@ -125,7 +123,7 @@ class Batcher:
             if may_miss and name not in rows[0].inputs:
                 default = self._defaults.get(name)
                 if default is not None:
-                    feeds[name] = np.repeat(default, len(rows), axis or 0)
+                    feeds[name] = default if axis is None else np.repeat(default, len(rows), axis)
                 continue
             if len(rows) == 1 or axis is None:
                 feeds[name] = rows[0].inputs[name]
@@ -134,13 +132,18 @@ class Batcher:
         for spec in self._scalars:
             value = rows[0].inputs.get(spec.name, self._defaults.get(spec.name))
             if value is not None:
-                feeds[spec.name] = value
+                # Protocols without rank 0 send one element; the model gets its own rank.
+                alike = value.ndim == len(spec.shape) or value.size != 1
+                feeds[spec.name] = value if alike else value.reshape((1,) * len(spec.shape))
         for spec in self._controls:
             feeds[spec.name] = _control(spec, rows)
         return feeds
 
     def _reject_poison(
-        self, following: Mapping[str, Array], done: list[RowResult | ServerError]
+        self,
+        following: Mapping[str, Array],
+        first: Sequence[bool],
+        done: list[RowResult | ServerError],
     ) -> None:
         for spec in self.states.specs:
             value = following.get(spec.name)
@@ -148,10 +151,24 @@ class Batcher:
                 continue
             axes = tuple(a for a in range(value.ndim) if a != spec.batch_axis)
             for at in np.flatnonzero(~np.isfinite(value).all(axis=axes)).tolist():
+                unused = spec.rule is UpdateRule.WRITE_ONCE and not first[at]
+                if unused or isinstance(done[at], ServerError):
+                    continue
                 done[at] = PoisonError(
                     f"the next value of state '{spec.name}' is not finite; the step was not "
                     "applied and the sequence is as it was"
                 )
+
+
+def _default_row(spec: TensorSpec) -> Array:
+    """Give a default the rank of its input: one number for all elements, or a whole row."""
+    value = np.asarray(spec.default, spec.dtype)
+    shape = tuple(1 if size == -1 else size for size in spec.shape)
+    if value.ndim == 0 or value.size == 1:
+        return np.broadcast_to(value.reshape((1,) * len(shape)), shape)
+    if value.ndim == len(shape) - 1 and spec.batch_axis is not None:
+        return np.expand_dims(value, spec.batch_axis)
+    return value.reshape(spec.shape)
 
 
 def _all_finite(value: Array) -> bool:
@@ -201,7 +218,7 @@ def _as_id(correlation_id: int | str, dtype: str) -> Any:
     return low - (1 << bits) if signed else low
 
 
-def as_model_error(error: Exception) -> ServerError:
+def as_model_error(error: BaseException) -> ServerError:
     """Give a model's exception the shape of a server error, with its own text."""
     if isinstance(error, ServerError):
         return error

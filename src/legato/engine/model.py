@@ -47,6 +47,11 @@ class ModelHandle:
         self.stateful = bool(self.signature.states)
         self.batcher = Batcher(self.signature, reject_non_finite=config.reject_non_finite)
         limit = config.max_batch_size if self.signature.batching else 1
+        if any(
+            spec.kind is InputKind.CONTROL and (spec.batch_axis is None or not spec.shape)
+            for spec in self.signature.inputs
+        ):
+            limit = 1  # one value tells all rows the same, and rows differ in it
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
@@ -159,7 +164,8 @@ class _Check:
         self.spec = spec
         self.name = spec.name
         self.dtype = np.dtype(spec.dtype)
-        self.scalar = spec.kind is InputKind.SCALAR
+        # Whatever has no batch axis is shared by all rows, so they must agree on it.
+        self.scalar = spec.kind is InputKind.SCALAR or spec.batch_axis is None
         self.shape = spec.shape if -1 not in spec.shape else None
         self.first_only = any(
             state.input == spec.name and state.rule is UpdateRule.WRITE_ONCE
