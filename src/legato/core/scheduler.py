@@ -88,11 +88,8 @@ class Scheduler(Generic[W]):
             return []
         if self._urgent:
             self._order_by_priority()
-        limit = self.policy.max_batch
-        head = ready[0].group
-        plan = [work for work in ready if work.group == head]
-        del plan[limit:]
-        if self._should_wait(plan, now):
+        plan = self._waited_for(now) if self.policy.max_delay_s else self._of_group(ready[0])
+        if not plan:
             return []
         if len(plan) == len(ready):
             ready.clear()
@@ -115,13 +112,31 @@ class Scheduler(Generic[W]):
         self._ready = deque(work for work in self._ready if id(work) not in ids)
         self._urgent = sum(1 for work in self._ready if work.priority)
 
+    def _of_group(self, head: W) -> list[W]:
+        plan = [work for work in self._ready if work.group == head.group]
+        del plan[self.policy.max_batch :]
+        return plan
+
+    def _waited_for(self, now: float) -> list[W]:
+        """Take the first group that need not wait; a group that waits holds up no other."""
+        seen: list[Hashable] = []
+        for work in self._ready:
+            if work.group not in seen:
+                seen.append(work.group)
+                plan = self._of_group(work)
+                if not self._should_wait(plan, now):
+                    return plan
+        return []
+
     def _should_wait(self, plan: list[W], now: float) -> bool:
-        """Wait only if a delay is set, it has not passed, and no preferred size is reached."""
-        delay = self.policy.max_delay_s
-        if not delay or now >= plan[0].arrived + delay:
+        """Wait only while the delay has not passed and no preferred size is reached."""
+        # The oldest need not be the first: a step may have waited behind its predecessor.
+        # The sum is the one of wake_at, or rounding could wake the caller too early for ever.
+        if len(plan) >= self.policy.max_batch:
             return False
-        preferred = self.policy.preferred or (self.policy.max_batch,)
-        for size in sorted(preferred, reverse=True):
+        if now >= min(work.arrived for work in plan) + self.policy.max_delay_s:
+            return False
+        for size in sorted(self.policy.preferred, reverse=True):
             if len(plan) >= size:
                 del plan[size:]
                 return False
