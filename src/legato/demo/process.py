@@ -90,8 +90,9 @@ class ServerProcess:
         process = self._process
         if process is None or self._following is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            process.terminate()
+        if not self._following.done():  # its output ends when it does
+            with contextlib.suppress(ProcessLookupError):
+                process.terminate()
         try:
             await asyncio.wait_for(process.wait(), STOP_S)
         except TimeoutError:

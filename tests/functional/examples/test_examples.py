@@ -8,6 +8,8 @@ import pytest
 from tests.assets import asset
 
 from legato.demo.process import ServerProcess
+from legato.repository.loader import load_paths
+from legato.runtimes.python import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
@@ -54,3 +56,13 @@ def test_example_has_a_short_readme(name):
     assert len(text.splitlines()) <= 26
     assert f"legato serve examples/{name}" in text
     assert f"python examples/{name}/client.py" in text
+
+
+def test_denoiser_is_proven_to_batch():
+    """Its networks were exported for one row; loosened, rows still keep apart."""
+    (config,) = load_paths([EXAMPLES / "04_denoiser"])
+
+    signature = load(config).signature
+
+    assert signature.batching
+    assert "3 rows together gave what they give one by one" in signature.why

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from legato.core.errors import ConfigError
+from legato.runtimes import gate
+from legato.runtimes.python.api import Model
 from legato.runtimes.python.declaration import check_step, signature_of
 from legato.runtimes.python.loading import Loaded, forget, load_class, user_line
 from legato.runtimes.python.runtime import PythonRuntime
+from legato.runtimes.rehearsal import RehearsalError, find_size
 
 if TYPE_CHECKING:
+    from legato.core.types import Signature
     from legato.repository.config import ModelConfig
-    from legato.runtimes.python.api import Model, RowModel
+    from legato.runtimes.python.api import RowModel
 
 __all__ = ["PythonRuntime", "load"]
 
@@ -29,10 +36,30 @@ def load(config: ModelConfig) -> PythonRuntime:
         check_step(loaded.cls, str(loaded.file))
         model = _ready(loaded, config)
         signature = signature_of(model, file=str(loaded.file), batching=config.batching != "off")
+        if config.gate and config.batching == "auto":
+            signature = _gated(model, signature, loaded)
     except BaseException:
         forget(loaded.package)
         raise
     return PythonRuntime(model, signature, loaded)
+
+
+def _gated(model: Model | RowModel, signature: Signature, loaded: Loaded) -> Signature:
+    """See whether a class that takes a batch keeps its rows apart.
+
+    Only a difference in numbers overrules the class: a model may well refuse made-up rows.
+    """
+    if not (isinstance(model, Model) and signature.batching):
+        return signature
+    trial = PythonRuntime(model, signature, loaded, hooks=False)
+    try:
+        size = find_size(trial)
+    except RehearsalError as error:
+        return replace(signature, why=f"the class says so; not checked, it refused: {error}")
+    verdict = gate.check(trial, np.random.default_rng(0), size=size)
+    if verdict.ran:
+        return replace(signature, batching=verdict.ok, why=verdict.why)
+    return replace(signature, why=f"the class says so; not checked: {verdict.why}")
 
 
 def _refuse_tensors(config: ModelConfig) -> None:

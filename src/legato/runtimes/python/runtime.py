@@ -29,9 +29,24 @@ if TYPE_CHECKING:
 
 
 class PythonRuntime:
-    """A user's model, guarded: inputs are read-only and results are checked."""
+    """A user's model, guarded: inputs are read-only and results are checked.
 
-    def __init__(self, model: Model | RowModel, signature: Signature, loaded: Loaded) -> None:
+    Args:
+        model: The user's object, loaded.
+        signature: What it declares.
+        loaded: Where it came from.
+        hooks: Tell the model of sequences; off for trial runs, whose sequences are made up.
+    """
+
+    def __init__(
+        self,
+        model: Model | RowModel,
+        signature: Signature,
+        loaded: Loaded,
+        *,
+        hooks: bool = True,
+    ) -> None:
+        self._hooks = hooks
         self.signature = signature
         self._model = model
         self._loaded = loaded
@@ -50,7 +65,7 @@ class PythonRuntime:
             Exception: Whatever the user's code raised.
         """
         for row in batch.rows:
-            if row.start:
+            if row.start and self._hooks:
                 self._model.sequence_started(row.correlation_id)
         guarded = Batch(_read_only(batch.inputs), _read_only(batch.state), batch.rows)
         if isinstance(self._model, Model):

@@ -225,3 +225,48 @@ def test_end_of_a_sequence_reaches_the_model(tmp_path):
     runtime.sequence_ended("a", EndReason.EXPIRED)
 
     assert (tmp_path / "ends").read_text() == "a expired"
+
+
+def test_rows_that_influence_one_another_are_served_one_by_one(tmp_path):
+    """A mean over the batch is found out at load, with the tensor named."""
+    source = COUNTER.replace('batch.state["count"] + 1', 'batch.state["count"] + len(batch)')
+
+    signature = load(config(tmp_path, source)).signature
+
+    assert not signature.batching
+    assert "rows of a batch influence one another: 'count'" in signature.why
+
+
+def test_forced_batching_believes_the_class(tmp_path):
+    """Nothing is tried where the config is sure."""
+    source = COUNTER.replace('batch.state["count"] + 1', 'batch.state["count"] + len(batch)')
+
+    assert load(config(tmp_path, source, batching="force")).signature.batching
+    assert load(config(tmp_path, source, gate=False)).signature.batching
+
+
+def test_model_that_refuses_made_up_rows_keeps_its_word(tmp_path):
+    """A refusal says nothing about batching; why it was not checked is told."""
+    source = COUNTER.replace(
+        "count = batch", 'raise ValueError("too quiet")\n            count = batch'
+    )
+
+    signature = load(config(tmp_path, source)).signature
+
+    assert signature.batching
+    assert "not checked, it refused: too quiet" in signature.why
+
+
+def test_trial_runs_do_not_reach_the_hooks(tmp_path):
+    """Made-up sequences are nobody's business."""
+    source = (
+        COUNTER
+        + """
+        def sequence_started(self, correlation_id):
+            (self.folder / "started").write_text("x")
+    """
+    )
+
+    load(config(tmp_path, source))
+
+    assert not (tmp_path / "started").exists()
