@@ -1,0 +1,5 @@
+"""The embedded segment log, the default store (spec durability, section 5)."""
+
+from legato.stores.log.store import LogStore
+
+__all__ = ["LogStore"]

@@ -1,0 +1,250 @@
+"""The commit of a batch: decide, write once, flush if asked, then publish.
+
+This is the hot path, at most a few microseconds a step: a sequence in use is compared
+with its row in place, encoded, and its row rewritten with one ``pack_into``. Whatever
+is not simply the next step of a live sequence goes the slow way, through the rules.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from legato.core.types import Ending, RecordHead
+from legato.faults import fault
+from legato.stores.base import Commit, CommitResult, Ok
+from legato.stores.codec import PUT, encode_key, encode_record
+from legato.stores.log.hot import Hot, HotCache
+from legato.stores.log.journal import Change, Journal
+from legato.stores.log.table import (
+    DAMAGED,
+    DECIDE,
+    DECIDE_AT,
+    LIVE,
+    PUBLISH,
+    PUBLISH_AT,
+    ROW_SIZE,
+    SUCCESSOR,
+    Row,
+    digest_of,
+)
+from legato.stores.rules import expires, judge, succeeded
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_KNOWN = LIVE | DAMAGED
+
+_Step = tuple[int, int, int, int, int, int, int, int]
+"""A written step: slot, step, serial, size, state bytes; the row's segment, length, state bytes."""
+
+
+class CommitPath:
+    """Commits batches into a journal."""
+
+    def __init__(self, journal: Journal, hot: HotCache, level: str) -> None:
+        self._journal = journal
+        self._hot = hot
+        self._flushed = Ok("disk")
+        self._plain = self._flushed if level == "disk" else Ok(level)
+        self._by_level = {
+            "": self._plain,
+            "none": self._plain,
+            "process": self._plain,
+            "disk": self._flushed,
+            "replicated": self._flushed,  # the most that one node can confirm
+        }
+
+    def reached(self, level: str) -> Ok:
+        """What a commit of a sequence with this level reaches."""
+        return self._by_level.get(level, self._plain)
+
+    def settle(self, level: str) -> Ok:
+        """Flush if the level asks for it, after a write that is not a batch's."""
+        ok = self.reached(level)
+        if ok is self._flushed:
+            self._journal.segments.flush()
+        return ok
+
+    def commit(self, batch: Sequence[Commit]) -> list[CommitResult]:
+        """Commit entries of any sequences, also several of one."""
+        seen = set()
+        for number, entry in enumerate(batch):
+            if entry[0] in seen:
+                # An entry is decided against the outcome of those before it.
+                return self._commit(batch[:number]) + self.commit(batch[number:])
+            seen.add(entry[0])
+        return self._commit(batch)
+
+    def _commit(self, batch: Sequence[Commit]) -> list[CommitResult]:
+        journal, hot_cache = self._journal, self._hot
+        young, rows = hot_cache.young, journal.table.rows
+        now = journal.time()
+        results: list[CommitResult] = []
+        written: list[_Step | Change] = []
+        pieces: list[bytes] = []
+        total = 0
+        flush = False
+        for entry in batch:
+            key, incarnation, epoch, step, receipts, state, create, _, end = entry[:9]
+            hot = young.get(key)
+            if hot is None:
+                hot = hot_cache.revive(key)
+                young = hot_cache.young
+            fields = entry[9:14]
+            if hot is not None and not create and end is None and hot.fields == fields:
+                row = DECIDE.unpack_from(rows, hot.slot * ROW_SIZE + DECIDE_AT)
+                if (
+                    row[9] == step - 1
+                    and row[0] == incarnation
+                    and row[1] == epoch
+                    and row[8] & _KNOWN == LIVE
+                    and (fields[3] <= 0.0 or now - entry[14] <= row[11] + fields[3])
+                ):
+                    journal.serial = serial = journal.serial + 1
+                    record = encode_record(
+                        PUT, serial, hot.key, hot.constants, epoch, step, now, receipts, state
+                    )
+                    size = sum(map(len, record))
+                    state_size = sum(map(len, state[0]))
+                    written.append(
+                        (hot.slot, step, serial, size, state_size, row[12], row[14], row[15])
+                    )
+                    pieces += record
+                    total += size
+                    ok = self._by_level.get(fields[4], self._plain)
+                    flush |= ok is self._flushed
+                    results.append(ok)
+                    continue
+            outcome = self._decide(entry, now)
+            if isinstance(outcome, Change):
+                written.append(outcome)
+                pieces += outcome.pieces
+                total += outcome.size
+                ok = self.reached(entry.level)
+                flush |= ok is self._flushed
+                results.append(ok)
+            else:
+                results.append(outcome)
+        if not written:
+            return results
+        if total > journal.segments.limit and len(batch) > 1:
+            # Too much for one file. Nothing is written yet; the serials are simply not used.
+            half = len(batch) // 2
+            return self._commit(batch[:half]) + self._commit(batch[half:])
+        offset = journal.append(pieces, total, faults=True)
+        if flush:
+            journal.segments.flush(faults=True)
+        fault("commit.before_publish")
+        self._publish(written, offset, now, batch)
+        return results
+
+    def _publish(
+        self, written: list[_Step | Change], offset: int, now: float, batch: Sequence[Commit]
+    ) -> None:
+        """Make written records current, in the order in which they lie in the log."""
+        journal = self._journal
+        segments = journal.segments.by_number
+        tail = journal.segments.tail
+        rows = journal.table.rows
+        number = tail.number
+        grown = added = 0
+        entries: dict[object, Commit] | None = None
+        for item in written:
+            if isinstance(item, Change):
+                entries = entries or {entry.key: entry for entry in batch}
+                slot = journal.apply(item, number, offset)
+                self._warm(item, slot, entries[item.key])
+                offset += item.size
+                continue
+            slot, step, serial, size, state_size, old_segment, old_length, old_state = item
+            PUBLISH.pack_into(
+                rows, slot * ROW_SIZE + PUBLISH_AT,
+                step, serial, now, number, offset, size, state_size,
+            )  # fmt: skip
+            if old_segment == number:
+                added -= old_length
+            elif old_segment in segments:
+                segments[old_segment].live -= old_length
+            added += size
+            grown += state_size - old_state
+            offset += size
+        tail.live += added
+        journal.table.resized(grown)
+
+    def _warm(self, change: Change, slot: int, entry: Commit) -> None:
+        if change.row.live:
+            hot = Hot(slot, encode_key(change.key), change.constants, entry[9:14])
+            self._hot.put(change.key, hot)
+        else:
+            self._hot.drop(change.key)
+
+    # -- the slow way ---------------------------------------------------------------------
+
+    def _decide(self, entry: Commit, now: float) -> CommitResult | Change:
+        """Everything but the next step of a sequence in use."""
+        journal = self._journal
+        arrived = now - entry.waited_s
+        key_bytes = encode_key(entry.key)
+        digest = digest_of(key_bytes)
+        row = journal.table.find(digest)
+        if row is not None and self._is_next(row, entry, arrived):
+            if row.flags & SUCCESSOR:
+                record = journal.find(entry.key, arrived).record
+                before = (b"", None) if record is None else (record.before, record.before_ending)
+            else:
+                before = b"", None
+            return self._compose(entry, key_bytes, digest, row, before, now)
+        found = journal.find(entry.key, arrived)
+        verdict = judge(found.standing, entry)
+        if verdict is not None:
+            return verdict
+        before = succeeded(found.standing, journal.time.wall(now))
+        return self._compose(entry, key_bytes, digest, None, before, now)
+
+    def _is_next(self, row: Row, entry: Commit, arrived: float) -> bool:
+        return (
+            not entry.create
+            and row.flags & _KNOWN == LIVE
+            and row.incarnation == entry.incarnation
+            and row.epoch == entry.epoch
+            and row.step == entry.step - 1
+            and arrived <= expires(row.touched, row.ttl_s)
+        )
+
+    def _compose(
+        self,
+        entry: Commit,
+        key_bytes: bytes,
+        digest: int,
+        row: Row | None,
+        before: tuple[bytes, Ending | None],
+        now: float,
+    ) -> Change:
+        """Prepare the record of an accepted entry; ``row`` is ``None`` for a new incarnation."""
+        journal = self._journal
+        wall = journal.time.wall(now)
+        head = RecordHead(
+            incarnation=entry.incarnation,
+            epoch=entry.epoch,
+            step=entry.step,
+            receipts=entry.receipts,
+            version=entry.version,
+            model_digest=entry.model_digest,
+            dialect=entry.dialect,
+            created=wall if row is None else row.created,
+            ttl_s=entry.ttl_s,
+            level=entry.level,
+            ending=None if entry.end is None else Ending(entry.end, entry.step, wall),
+        )
+        return journal.compose(
+            entry.key,
+            key_bytes,
+            digest,
+            head,
+            entry.state,
+            touched=now,
+            owner=0 if row is None else row.owner,
+            origin=None if row is None else row.origin,
+            before=before[0],
+            before_ending=before[1],
+        )

@@ -1,0 +1,146 @@
+"""Making room: what is still needed of a mostly dead segment is copied to the tail.
+
+In slices, between batches. A segment so emptied is deleted once the copies are
+flushed *and* a checkpoint that knows of them is in place; until then both exist,
+and the serials say that they are the same.
+
+A tombstone must outlive every older record of its key that is still on some disk
+block, or the dead would rise at the next full scan (D7). It notes in which segments those
+may lie, and is copied along, without receipts, while one of these exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from legato.faults import fault
+from legato.stores import codec
+from legato.stores.codec import DELETE, OWN, PREFIX_SIZE, SEAL, Frame, Record, RecordError
+from legato.stores.log.segments import Place
+from legato.stores.log.table import DAMAGED, digest_of
+from legato.stores.log.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from legato.stores.log.journal import Journal
+    from legato.stores.log.segments import Segment
+    from legato.stores.log.table import Row
+
+SLICE_BYTES = 4 * 1024 * 1024
+SLICE_S = 0.005
+_LIVE_SHARE = 0.5
+_FLOOR = 4 * 1024 * 1024
+
+
+def choose(journal: Journal, emptied: set[int]) -> Segment | None:
+    """The emptiest sealed segment that is worth compacting, if there is room for the copies."""
+    segments = journal.segments
+    candidates = [
+        segment
+        for segment in segments.by_number.values()
+        if segment is not segments.tail
+        and segment.number not in emptied
+        and segment.movable
+        and segment.live < _LIVE_SHARE * segment.size
+    ]
+    if not candidates:
+        return None
+    best = min(candidates, key=lambda segment: segment.live / segment.size)
+    # A floor of free space: the copies must not take what the next commits need.
+    return best if segments.free_bytes() > 2 * best.live + _FLOOR else None
+
+
+class Compaction:
+    """One segment being emptied."""
+
+    def __init__(self, journal: Journal, segment: Segment) -> None:
+        self.segment = segment
+        self._journal = journal
+        self._window = Window(segment.fd, segment.size)
+        self._offset = 0
+        self._copied = 0
+
+    def step(self, clock: Callable[[], float], budget_s: float) -> bool:
+        """Go on for one slice; true when nothing in the segment is needed any more.
+
+        A segment with a damaged record is left as it is, for a person to look at.
+        """
+        end = clock() + min(budget_s, SLICE_S)
+        self._copied = 0
+        try:
+            while self._offset < self.segment.size:
+                self._next()
+                if self._copied >= SLICE_BYTES or clock() >= end:
+                    break
+        except (RecordError, OSError):
+            self.segment.movable = False
+        finally:
+            if self._copied:
+                fault("compact.after_copy")
+        return self._offset >= self.segment.size
+
+    def _next(self) -> None:
+        at = self._window.reach(self._offset, PREFIX_SIZE)
+        at = self._window.reach(self._offset, codec.stated_size(self._window.data, at))
+        data = self._window.data
+        frame = codec.read_frame(data, at)
+        if frame.kind != SEAL:
+            # The key decides whether the record is needed: it must be the right one.
+            if not codec.header_holds(data, at):
+                raise RecordError("a header in a segment under compaction is damaged")
+            key = data[at + PREFIX_SIZE : at + PREFIX_SIZE + frame.key_size]
+            row = self._journal.table.find(digest_of(key))
+            if frame.kind == OWN:
+                self._carry_owner(row, frame)
+            elif row is not None and self._is_current(row):
+                codec.check_record(data, at)
+                self._move(row, data[at : at + frame.total])
+            elif frame.kind == DELETE:
+                codec.check_record(data, at)
+                self._pin(codec.decode_record(data[at : at + frame.total]))
+        self._offset += frame.total
+
+    def _is_current(self, row: Row) -> bool:
+        return row.segment == self.segment.number and row.offset == self._offset
+
+    def _move(self, row: Row, blob: bytes) -> None:
+        """Copy a current record; one whose owner changed since is written anew."""
+        record = codec.decode_record(blob)
+        owner = self._journal.table.owners.name(row.owner)
+        if (record.head.epoch, record.owner, record.serial) != (row.epoch, owner, row.serial):
+            head = replace(record.head, epoch=row.epoch)
+            blob = codec.encode(record._replace(head=head, owner=owner, serial=row.serial))
+        place = self._append(blob)
+        old = self._journal.segments.by_number.get(row.segment)
+        if old is not None:
+            old.live -= row.length
+        self._journal.segments.tail.live += place.length
+        self._journal.table.relocate(row, place)
+
+    def _carry_owner(self, row: Row | None, frame: Frame) -> None:
+        """An owner noted here goes into the record itself, which is written anew."""
+        if row is None or row.serial != frame.serial or row.flags & DAMAGED:
+            return
+        if row.segment == self.segment.number and row.offset > self._offset:
+            return  # its turn comes
+        blob = self._journal.segments.read(Place(row.segment, row.offset, row.length))
+        if blob is None:
+            raise RecordError("the record of a new owner is missing")
+        if codec.check_record(blob).serial != row.serial:
+            self._move(row, blob)
+
+    def _pin(self, record: Record) -> None:
+        segments = self._journal.segments
+        if not segments.holds_any(*record.span, besides=self.segment.number):
+            return
+        head = replace(record.head, receipts=())
+        blob = codec.encode(record._replace(head=head))
+        self._append(blob)
+        segments.pin(len(blob), *record.span)
+
+    def _append(self, blob: bytes) -> Place:
+        offset = self._journal.append([blob], len(blob))
+        self._copied += len(blob)
+        return Place(self._journal.segments.tail.number, offset, len(blob))
