@@ -32,7 +32,7 @@ def proto_folders() -> list[Path]:
 
 def generate(target: Path) -> dict[Path, str]:
     """Compile everything into ``target``; return relative path to text."""
-    from grpc_tools import protoc  # type: ignore[import-untyped] # noqa: PLC0415 - slow to import
+    from grpc_tools import protoc  # type: ignore[import-untyped]
 
     mappings: list[str] = []
     files: list[str] = []

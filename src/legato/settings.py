@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PREFIX = "LEGATO_"
 CHILD_VARIABLE = "LEGATO_CHILD"
 _LISTS = ("models", "extra_ports")
+
+Port = Annotated[int, Field(ge=0, le=65535)]
 
 
 class ServerSettings(BaseModel):
@@ -47,8 +49,8 @@ class ServerSettings(BaseModel):
 
     models: tuple[Path, ...] = ()
     host: str = "127.0.0.1"
-    port: int = Field(default=8000, ge=0, le=65535)
-    extra_ports: tuple[int, ...] = ()
+    port: Port = 8000
+    extra_ports: tuple[Port, ...] = ()
     data: Path | None = None
     store: Literal["memory", "log", "sqlite"] = "memory"
     durability: Literal["process", "disk"] = "process"

@@ -86,6 +86,10 @@ class Served:
         """Stop it and return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(number)
+        return self.wait()
+
+    def wait(self) -> int:
+        """Wait until it ends by itself; return its exit code."""
         code = self.process.wait(STOP_S)
         for thread in self.followers:
             thread.join(STOP_S)

@@ -75,10 +75,12 @@ class RawClient:
                     headers |= dict(event.headers) if event.stream_id == stream else {}
                 elif isinstance(event, h2.events.DataReceived) and event.stream_id == stream:
                     body += event.data
-                elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
-                    if event.stream_id == stream:
-                        self._flush()
-                        return headers, body
+                elif (
+                    isinstance(event, h2.events.StreamEnded | h2.events.StreamReset)
+                    and event.stream_id == stream
+                ):
+                    self._flush()
+                    return headers, body
             self._flush()
 
 

@@ -129,7 +129,7 @@ def test_binary_metadata_goes_both_ways(channel) -> None:
 
 
 def test_compression_goes_both_ways(channel) -> None:
-    """gzip is read, and large replies are compressed for those who accept it."""
+    """Gzip is read, and large replies are compressed for those who accept it."""
     message = b"compress me " * 1000
 
     reply = channel.unary_unary("/test.Echo/Double")(
@@ -140,7 +140,7 @@ def test_compression_goes_both_ways(channel) -> None:
 
 
 def test_an_encoding_that_we_do_not_know_is_unimplemented(channel) -> None:
-    """deflate is refused with a clear text."""
+    """Deflate is refused with a clear text."""
     with pytest.raises(grpc.RpcError) as caught:
         channel.unary_unary("/test.Echo/Double")(
             b"x" * 1000, timeout=DEADLINE_S, compression=grpc.Compression.Deflate

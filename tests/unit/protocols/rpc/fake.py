@@ -10,7 +10,7 @@ from legato.protocols.rpc.framing import FrameReader, frame
 TURNS = 6
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """What a server raises from ``send`` when the client has left."""
 
 
@@ -20,7 +20,9 @@ class FakeStream:
     ``hold`` keeps replies unwritten, as a client does that does not read.
     """
 
-    def __init__(self, path: str, headers: dict[str, str] | None = None, method: str = "POST") -> None:
+    def __init__(
+        self, path: str, headers: dict[str, str] | None = None, method: str = "POST"
+    ) -> None:
         fields = {"content-type": "application/grpc", "te": "trailers", **(headers or {})}
         self.scope = {
             "type": "http",
@@ -47,7 +49,7 @@ class FakeStream:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.sent.append(event)
         if self.gone:
-            future.set_exception(Gone())
+            future.set_exception(GoneError())
         elif self.hold:
             self.unwritten.append(future)
         else:

@@ -6,10 +6,10 @@ import asyncio
 from typing import Any
 
 import pytest
+from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.rpc.service import Method, RpcError, Service, Status, unary
-from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 
 class Echo:

@@ -7,11 +7,11 @@ import gzip
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.rpc.framing import frame
 from legato.protocols.rpc.service import Method, RpcError, Service, Status, unary
-from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 if TYPE_CHECKING:
     from legato.protocols.rpc.service import Call
@@ -317,7 +317,7 @@ async def test_the_deadline_ends_the_call(bench: Bench) -> None:
 
     async with asyncio.timeout(5):
         while not handler.got:
-            await asyncio.sleep(0)
+            await turn()
 
     assert stream.status == Status.DEADLINE_EXCEEDED
     assert handler.got == ["cancel"]

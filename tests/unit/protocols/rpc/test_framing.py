@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -29,7 +30,7 @@ def test_messages_survive_any_chunking(messages: list[bytes], cuts: list[int]) -
     reader = FrameReader(limit=1000)
 
     found = []
-    for begin, end in zip(edges, edges[1:], strict=False):
+    for begin, end in pairwise(edges):
         reader.push(data[begin:end])
         found += pop_all(reader)
 
@@ -52,7 +53,9 @@ def test_a_claimed_length_beyond_the_limit_is_refused_at_once() -> None:
     reader = FrameReader(limit=100)
     reader.push(b"\x00\xff\xff\xff\xff")
 
-    with pytest.raises(RpcError, match="4294967295 bytes is larger than the limit of 100") as caught:
+    with pytest.raises(
+        RpcError, match="4294967295 bytes is larger than the limit of 100"
+    ) as caught:
         reader.pop()
 
     assert caught.value.status is Status.RESOURCE_EXHAUSTED

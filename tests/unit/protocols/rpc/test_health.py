@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from tests.unit.protocols.rpc.fake import FakeStream, turn
+
 from legato.protocols.rpc import health
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.rpc.gen.health_pb2 import HealthCheckRequest, HealthCheckResponse
-from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 
 class Switch:

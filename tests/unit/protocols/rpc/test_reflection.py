@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorProto
 from google.protobuf.descriptor_pool import DescriptorPool
+from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 from legato.protocols.rpc import health, reflection
 from legato.protocols.rpc.app import RpcApp
@@ -12,7 +13,6 @@ from legato.protocols.rpc.gen.reflection_pb2 import (
     ServerReflectionRequest,
     ServerReflectionResponse,
 )
-from tests.unit.protocols.rpc.fake import FakeStream, turn
 
 
 async def ask(request: ServerReflectionRequest, name: str = reflection.NAMES[0]):
