@@ -83,11 +83,11 @@ class Scheduler(Generic[W]):
         Args:
             now: Monotonic seconds.
         """
-        ready = self._ready
-        if not ready:
+        if not self._ready:
             return []
         if self._urgent:
             self._order_by_priority()
+        ready = self._ready
         plan = self._waited_for(now) if self.policy.max_delay_s else self._of_group(ready[0])
         if not plan:
             return []

@@ -195,3 +195,10 @@ def test_all_work_runs_once_and_the_scheduler_never_spins(items, limit, delay, p
 
     assert len(scheduler) == 0
     assert sorted(map(id, done)) == sorted(map(id, works))
+
+
+def test_urgent_work_runs_once() -> None:
+    """Ordering by priority leaves no second copy behind."""
+    scheduler = scheduler_of(Work("a", priority=2), Work("b", priority=1))
+
+    assert [names(scheduler.schedule(0.0)) for _ in range(2)] == ["ba", ""]
