@@ -8,9 +8,11 @@ nothing that a reader of the sequence could see has changed (D1, D2).
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import random
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from legato.core.decide import Verdict, decide
@@ -45,11 +47,8 @@ from legato.repository.loader import content_digest
 from legato.runtimes import registry
 from legato.stores.base import (
     Commit,
-    Conflict,
     Damaged,
     Duplicate,
-    Fenced,
-    Gone,
     Held,
     Missing,
     Ok,
@@ -59,7 +58,7 @@ from legato.stores.base import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from legato.core.types import Step
+    from legato.core.types import CorrelationId, Step
     from legato.engine.batch import BatchOutcome, RowResult
     from legato.engine.instance import Instance
     from legato.repository.config import ModelConfig
@@ -68,6 +67,7 @@ if TYPE_CHECKING:
 log = get_logger()
 
 COMMIT_TRIES = 3
+MOST_CONFLICTS = 8
 _NO_STATE = StateRow((), ())
 
 
@@ -105,7 +105,7 @@ class Engine:
         self._models: dict[str, Model] = {}
         self._unanswered = 0
         self._resident_bytes = 0
-        self._idle: dict[Sequence, Model] = {}
+        self._idle: OrderedDict[Sequence, Model] = OrderedDict()
         self._loop: asyncio.AbstractEventLoop
         self._committer: Committer
         self._ticker: asyncio.Task[None] | None = None
@@ -127,6 +127,8 @@ class Engine:
         """Take nothing new and finish what is in flight; false if time ran out."""
         self.draining = True
         self._quiet.clear()
+        for model in self._models.values():
+            self._clear_backlog(model, DrainingError())
         if self._unanswered:
             try:
                 await asyncio.wait_for(self._quiet.wait(), timeout_s)
@@ -167,6 +169,8 @@ class Engine:
             model = self._models[config.name] = Model(config.name)
         old = model.versions.get(handle.version)
         if model.versions and model.stateful != handle.stateful:
+            for runtime in runtimes:
+                runtime.close()
             raise ConfigError(
                 f"version {handle.version} of model '{handle.name}' "
                 f"{'carries' if handle.stateful else 'does not carry'} state, others differ",
@@ -177,6 +181,7 @@ class Engine:
         if old is not None:
             self._forget_pinned(model, old)
             await self._retire(old)
+        self._room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
         return handle
 
@@ -193,8 +198,14 @@ class Engine:
         for handle in gone:
             model.remove(handle)
             self._forget_pinned(model, handle)
+        if not model.versions:
+            self._clear_backlog(model, UnknownModelError(name, unloaded=True))
+        for handle in gone:
             await self._retire(handle)
-        if not model.versions and not model.sequences:
+        for sequence in list(model.sequences.values()):
+            if sequence.handle is None and not sequence.busy:
+                self._drop(model, sequence)
+        if not model.versions and not model.sequences and self._models.get(name) is model:
             del self._models[name]
 
     async def _retire(self, handle: ModelHandle) -> None:
@@ -243,12 +254,17 @@ class Engine:
     def _admit(self, step: Step) -> ServerError | None:
         """Put a step into its sequence's queue, or say why not."""
         model = self._models.get(step.model)
-        if model is None or not model.versions:
-            return UnknownModelError(step.model, step.version, unloaded=model is not None)
+        if model is None:
+            return UnknownModelError(step.model, step.version)
+        model.unanswered += 1
+        if not model.versions:
+            return UnknownModelError(step.model, step.version, unloaded=True)
         if self.draining:
             return DrainingError()
         if self._unanswered > self.max_queued:
             return ServerBusyError(self.max_queued)
+        if model.unanswered > model.max_queued:
+            return ServerBusyError(model.max_queued)
         step.arrived = self._clock()
         if not model.stateful:
             return self._admit_stateless(model, step)
@@ -256,7 +272,12 @@ class Engine:
         if not correlation_id:
             if not (step.dialect.server_gives_id and (step.start or step.dialect.unknown_opens)):
                 return MissingIdError(step.model)
-            step.correlation_id = correlation_id = self._new_id(model)
+            return self._admit_unnamed(model, step)
+        return self._enqueue(model, step, correlation_id)
+
+    def _enqueue(
+        self, model: Model, step: Step, correlation_id: CorrelationId
+    ) -> ServerError | None:
         sequence = model.sequences.get(correlation_id)
         if sequence is None:
             sequence = Sequence(SequenceKey(step.model, correlation_id))
@@ -268,13 +289,39 @@ class Engine:
             self._advance(model, sequence)
         return None
 
+    def _admit_unnamed(self, model: Model, step: Step) -> ServerError | None:
+        """Give the step a free id: quick stores are asked here, others in turn."""
+
+        def done(result: int | Exception) -> None:
+            problem: ServerError | None
+            if step.cancelled:
+                problem = CancelledStepError()
+            elif isinstance(result, Exception):
+                problem = _store_trouble(result)
+            else:
+                step.correlation_id = result
+                problem = self._enqueue(model, step, result)
+            if problem is not None:
+                self._finish(step, problem)
+
+        if not self.store.inline:
+            self._committer.call(lambda: self._new_id(model), done)
+            return None
+        result = _try(lambda: self._new_id(model))
+        if isinstance(result, Exception):
+            return _store_trouble(result)
+        step.correlation_id = result
+        return self._enqueue(model, step, result)
+
     def _admit_stateless(self, model: Model, step: Step) -> ServerError | None:
         """A model without state: each step is a batch row and nothing else."""
         try:
             handle = model.handle(step.version)
+            problem = handle.check(step, first=True)
         except UnknownModelError as error:
             return error
-        problem = handle.check(step, first=True)
+        except Exception as error:  # noqa: BLE001 - submit never raises
+            return _internal(error)
         if problem is None:
             nobody = Sequence(SequenceKey(step.model, step.correlation_id or 0))
             self._schedule(handle, Work(handle, nobody, step, 0, _NO_STATE))
@@ -295,10 +342,12 @@ class Engine:
         sequence = model.sequences.get(step.correlation_id or 0) if model else None
         if model is None or sequence is None or step not in sequence.steps:
             return
+        head = sequence.steps[0] is step
         sequence.steps.remove(step)
         self._finish(step, CancelledStepError())
-        if not sequence.steps and not sequence.busy:
-            self._rest(model, sequence)
+        if head and sequence.in_backlog:
+            self._leave_backlog(model, sequence)
+            self._advance(model, sequence)
 
     # -- decide ---------------------------------------------------------------------------
 
@@ -309,28 +358,47 @@ class Engine:
         while steps:
             if not sequence.loaded and not self._acquire(model, sequence):
                 return
+            if not steps:  # cancelled by a callback meanwhile
+                break
             step = steps[0]
-            if step.deadline is not None and step.deadline <= self._clock():
-                self._finish(steps.popleft(), DeadlineError())
-                continue
-            if step.number or model.dedupe:
-                step.digest = digest_inputs(step)
-            decision = decide(sequence.head, step, dedupe=model.dedupe)
-            fault("admit.after_dedupe")
-            verdict = decision.verdict
-            if verdict is Verdict.REFUSE:
-                self._finish(steps.popleft(), _with_age(decision.error, sequence.head))
-            elif verdict is Verdict.REPLAY:
-                self._replay(sequence, steps.popleft(), decision.receipt)
-            elif verdict is Verdict.APPLY:
-                steps.popleft()
-                if self._apply(model, sequence, step, decision.number):
+            try:
+                if self._decide(model, sequence, step):
+                    sequence.fresh = False
                     return
-            else:
-                created = self._create(model, sequence, step, verdict is Verdict.RESTART)
-                if created:
-                    return
+            except Exception as error:
+                # A mistake of ours, or an input that no check foresaw: it costs this step only.
+                log.exception("step_not_decided", model=model.name)
+                if steps and steps[0] is step:
+                    steps.popleft()
+                self._finish(step, _internal(error))
         self._rest(model, sequence)
+
+    def _decide(self, model: Model, sequence: Sequence, step: Step) -> bool:
+        """Decide the head of a sequence; true if it was scheduled or waits for room."""
+        steps = sequence.steps
+        if step.deadline is not None and step.deadline <= self._clock():
+            self._finish(steps.popleft(), DeadlineError())
+            return False
+        if step.number or model.dedupe:
+            step.digest = digest_inputs(step)
+        decision = decide(sequence.head, step, dedupe=model.dedupe)
+        fault("admit.after_dedupe")
+        verdict = decision.verdict
+        if verdict is Verdict.APPLY:
+            steps.popleft()
+            return self._apply(model, sequence, step, decision.number)
+        if verdict is Verdict.REFUSE:
+            if sequence.fresh:
+                self._finish(steps.popleft(), _with_age(decision.error, sequence.head))
+            else:
+                # The copy may be behind (expired, or moved by another node): only what
+                # the record itself says goes to a client.
+                self._forget(sequence)
+            return False
+        if verdict is Verdict.REPLAY:
+            self._replay(model, sequence, steps.popleft(), decision.receipt)
+            return False
+        return self._create(model, sequence, step, verdict is Verdict.RESTART)
 
     def _acquire(self, model: Model, sequence: Sequence) -> bool:
         """Ask the store for a sequence; false if it is not known yet, or cannot be had."""
@@ -356,12 +424,14 @@ class Engine:
     ) -> bool:
         """Take over what the store said; false if the waiting steps were refused."""
         if isinstance(result, Owned):
-            sequence.head, sequence.state, sequence.loaded = result.head, result.state, True
+            sequence.head, sequence.state = result.head, result.state
+            sequence.loaded = sequence.fresh = True
             sequence.handle = None
             self._resident_bytes += result.state.nbytes if result.state else 0
             return True
         if isinstance(result, Missing):
-            sequence.head, sequence.state, sequence.loaded = result.head, None, True
+            sequence.head, sequence.state = result.head, None
+            sequence.loaded = sequence.fresh = True
             return True
         error: ServerError
         if isinstance(result, Damaged):
@@ -374,7 +444,9 @@ class Engine:
         elif isinstance(result, ServerError):
             error = result
         else:
-            error = StoreUnavailableError(f"the store did not answer: {result}", retry_after_s=0.2)
+            error = _store_trouble(result)
+            if getattr(result, "fatal", False):
+                self._on_fatal(result)
         self._refuse_waiting(model, sequence, error)
         return False
 
@@ -445,26 +517,48 @@ class Engine:
         """Park a new sequence in the backlog; it begins when another ends."""
         sequence.in_backlog = True
         model.backlog.append(sequence)
+        later = self._loop.call_later
         if step.queue_timeout_s:
-            self._loop.call_later(
-                step.queue_timeout_s, self._backlog_timeout, model, sequence, step
-            )
+            later(step.queue_timeout_s, self._backlog_timeout, model, sequence, step)
+        if step.deadline is not None:
+            later(step.deadline - self._clock(), self._backlog_deadline, model, sequence, step)
 
-    def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:
-        if not sequence.in_backlog or not sequence.steps or sequence.steps[0] is not step:
-            return
+    def _waits_first(self, sequence: Sequence, step: Step) -> bool:
+        return sequence.in_backlog and bool(sequence.steps) and sequence.steps[0] is step
+
+    def _leave_backlog(self, model: Model, sequence: Sequence) -> None:
         model.backlog.remove(sequence)
         sequence.in_backlog = False
+
+    def _clear_backlog(self, model: Model, error: ServerError) -> None:
+        """Turn away all that waits for room; none will be made."""
+        while model.backlog:
+            waiting = model.backlog.popleft()
+            waiting.in_backlog = False
+            self._refuse_waiting(model, waiting, error)
+
+    def _backlog_deadline(self, model: Model, sequence: Sequence, step: Step) -> None:
+        if self._waits_first(sequence, step):
+            self._leave_backlog(model, sequence)
+            self._finish(sequence.steps.popleft(), DeadlineError())
+            self._advance(model, sequence)
+
+    def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:
+        if not self._waits_first(sequence, step):
+            return
+        self._leave_backlog(model, sequence)
         error = BacklogTimeoutError("timeout of the corresponding sequence has been expired")
         self._refuse_waiting(model, sequence, error)
 
     def _room_was_made(self, model: Model) -> None:
-        while model.backlog and self._live(model) < model.max_live:
+        while model.backlog and (not model.max_live or self._live(model) < model.max_live):
             waiting = model.backlog.popleft()
             waiting.in_backlog = False
             self._advance(model, waiting)
 
-    def _replay(self, sequence: Sequence, step: Step, receipt: Receipt | None) -> None:
+    def _replay(
+        self, model: Model, sequence: Sequence, step: Step, receipt: Receipt | None
+    ) -> None:
         """Answer a repeat with the stored reply, byte for byte (D3)."""
         head = sequence.head
         if receipt is None or head is None:
@@ -475,14 +569,16 @@ class Engine:
         except ValueError as error:
             self._finish(step, StateDamagedError(str(error)))
             return
-        handle = sequence.handle
+        handle = sequence.handle or model.versions.get(head.version)
         if handle is not None:
             handle.statistics.replayed += 1
+        # A store that promises nothing has not kept the level that the sequence asked for.
+        level = head.level if self.store.level != "none" else "none"
         self._finish(
             step,
             Reply(
                 headers, data, sequence.key.correlation_id, receipt.step, head.version,
-                replayed=True, durability=head.level, incarnation=head.incarnation,
+                replayed=True, durability=level, incarnation=head.incarnation,
             ),
         )  # fmt: skip
 
@@ -510,7 +606,6 @@ class Engine:
             queue_s = handle.statistics.queue_s
             for work in plan:
                 queue_s.observe(now - work.arrived)
-            fault("step.before_run")
             if handle.inline:
                 instance = handle.free[-1]
                 self._ran(handle, plan, instance.run(plan))
@@ -521,10 +616,14 @@ class Engine:
             instance = handle.free.pop()
             handle.statistics.running += len(plan)
             instance.submit(plan, self._done_in_thread)
+        if handle.timer is not None:
+            handle.timer.cancel()
+            handle.timer = None
         wake_at = scheduler.wake_at() if handle.free else None
-        if wake_at is not None and not handle.wake_scheduled:
-            handle.wake_scheduled = True
-            self._loop.call_later(max(0.0, wake_at - self._clock()), self._pump, handle)
+        if wake_at is not None:
+            # Apart from wake_scheduled: whoever makes the batch full must not wait for it.
+            delay_s = max(0.0, wake_at - self._clock())
+            handle.timer = self._loop.call_later(delay_s, self._pump, handle)
 
     def _still_wanted(self, plan: list[Work], now: float) -> list[Work]:
         """Drop steps that were cancelled, or whose deadline passed, while they waited."""
@@ -554,7 +653,6 @@ class Engine:
 
     def _ran(self, handle: ModelHandle, plan: list[Work], outcome: BatchOutcome) -> None:
         """Count a model call and commit the rows that succeeded."""
-        fault("step.after_run")
         handle.note_call(outcome.compute_s)
         statistics = handle.statistics
         statistics.batches += 1
@@ -580,15 +678,33 @@ class Engine:
                 self._finish(work.step, self._reply(work, row, "none", b""))
 
     def _commit(self, handle: ModelHandle, done: list[tuple[Work, RowResult]]) -> None:
+        sent: list[tuple[Work, RowResult]] = []
         batch: list[Commit] = []
         replies: list[Reply] = []
         now = self._clock()
         for work, row in done:
             head = work.sequence.head
             incarnation = work.incarnation or (head.incarnation if head else b"")
-            reply = self._reply(work, row, self.store.level, incarnation)
+            try:
+                reply = self._reply(work, row, self.store.level, incarnation)
+                batch.append(self._entry(handle, work, row, reply, now))
+            except Exception as error:  # an output that no receipt can hold, for one
+                log.exception("step_not_committed", model=handle.name)
+                self._fail(work, _internal(error))
+                continue
             replies.append(reply)
-            batch.append(self._entry(handle, work, row, reply, now))
+            sent.append((work, row))
+        if sent:
+            self._send_commit(handle, sent, batch, replies)
+
+    def _send_commit(
+        self,
+        handle: ModelHandle,
+        done: list[tuple[Work, RowResult]],
+        batch: list[Commit],
+        replies: list[Reply],
+    ) -> None:
+        """Commit a batch; an unknown outcome is asked for again with the identical commit."""
         started = time.perf_counter()
 
         def finished(results: list[CommitResult] | Exception, tries: int = 1) -> None:
@@ -606,7 +722,7 @@ class Engine:
                     random.uniform(0.01, 0.2),  # noqa: S311 - jitter
                     self._committer.commit,
                     batch,
-                    lambda again: finished(again, tries + 1),
+                    functools.partial(finished, tries=tries + 1),
                 )
             else:
                 self._give_up(done, results)
@@ -636,7 +752,7 @@ class Engine:
         receipts = (receipt,) if keep == 1 else (*head.receipts, receipt)[-keep:]
         return Commit(
             work.sequence.key, head.incarnation, head.epoch, work.number, receipts, state, False,
-            b"", end, head.version, handle.digest, head.dialect, head.ttl_s, head.level, waited,
+            b"", end, handle.version, handle.digest, head.dialect, head.ttl_s, head.level, waited,
         )  # fmt: skip
 
     @staticmethod
@@ -663,19 +779,13 @@ class Engine:
         statistics = handle.statistics
         statistics.last_step_at = time.time()
         for (work, row), entry, reply, result in zip(done, batch, replies, results, strict=True):
-            sequence = work.sequence
-            if type(result) is Ok:
-                reply.durability = result.level
-                statistics.applied += 1
-                self._moved(work, entry, row)
-                self._finish(work.step, reply)
-            elif isinstance(result, Duplicate):
-                # This very commit stands already: a reply was lost between the store and us.
-                sequence.forget()
-                self._finish(work.step, reply)
-            elif isinstance(result, Fenced | Conflict | Gone):
-                sequence.forget()
-                sequence.steps.appendleft(work.step)
+            try:
+                self._publish_row(work, row, entry, reply, result)
+            except Exception as error:
+                # The commit stands or not: the record knows, the copy does not (D5).
+                log.exception("step_not_published", model=handle.name)
+                self._forget(work.sequence)
+                self._finish(work.step, _internal(error))
             if work.create and not work.replaces:
                 model.creating -= 1
         for work, _row in done:
@@ -687,6 +797,34 @@ class Engine:
         if model.backlog:
             self._room_was_made(model)
 
+    def _publish_row(
+        self, work: Work, row: RowResult, entry: Commit, reply: Reply, result: CommitResult
+    ) -> None:
+        """Act on the store's answer to one entry of a batch (D6)."""
+        fault("commit.before_publish")
+        sequence = work.sequence
+        if type(result) is Ok:
+            reply.durability = result.level
+            work.handle.statistics.applied += 1
+            self._moved(work, entry, row)
+            self._finish(work.step, reply)
+        elif isinstance(result, Duplicate):
+            # This very commit stands already: a reply was lost between the store and us.
+            work.handle.statistics.applied += 1
+            self._moved(work, entry, row)
+            self._forget(sequence)
+            self._finish(work.step, reply)
+        elif sequence.contested >= MOST_CONFLICTS:
+            sequence.contested = 0
+            self._forget(sequence)
+            error = BusyError("others keep moving this sequence; try again", retry_after_s=0.25)
+            work.handle.statistics.failed[error.code] += 1
+            self._finish(work.step, error)
+        else:  # Fenced, Conflict, Gone: read the record and decide again
+            sequence.contested += 1
+            self._forget(sequence)
+            sequence.steps.appendleft(work.step)
+
     def _moved(self, work: Work, entry: Commit, row: RowResult) -> None:
         """A step is committed: the copy in memory follows the record."""
         sequence, handle = work.sequence, work.handle
@@ -694,35 +832,48 @@ class Engine:
         if work.create:
             handle.statistics.opened += 1
             if work.replaces:
-                self._count_end(handle, sequence, EndReason.DISPLACED)
+                self._count_end(handle, sequence.key.correlation_id, EndReason.DISPLACED)
             head = sequence.head = RecordHead(
                 entry.incarnation, 1, 1, entry.receipts, entry.version, entry.model_digest,
                 entry.dialect, time.time(), entry.ttl_s, entry.level,
             )  # fmt: skip
-            sequence.handle = handle
+            # A version that was replaced meanwhile takes no further step.
+            sequence.handle = handle if handle.ready else None
             self._resident_bytes += row.state.nbytes
-            if work.replaces and sequence.state is not None:
+            if sequence.state is not None:
                 self._resident_bytes -= sequence.state.nbytes
         elif head is not None:
             head.step = entry.step
             head.receipts = entry.receipts
+            if head.model_digest is not entry.model_digest:
+                head.version, head.model_digest = entry.version, entry.model_digest
             if not handle.batcher.states.fixed and sequence.state is not None:
                 self._resident_bytes += row.state.nbytes - sequence.state.nbytes
         sequence.state = row.state
+        sequence.contested = 0
         if entry.end is not None:
-            self._count_end(handle, sequence, entry.end)
-            self._resident_bytes -= row.state.nbytes
-            sequence.forget()
+            self._count_end(handle, sequence.key.correlation_id, entry.end)
+            self._forget(sequence)
 
-    def _count_end(self, handle: ModelHandle, sequence: Sequence, reason: EndReason) -> None:
+    def _forget(self, sequence: Sequence) -> None:
+        """Drop the copy of a sequence; the store has the truth (D5)."""
+        if sequence.state is not None:
+            self._resident_bytes -= sequence.state.nbytes
+        sequence.forget()
+
+    def _count_end(self, handle: ModelHandle, cid: CorrelationId, reason: EndReason) -> None:
         handle.statistics.ended[reason.name.lower()] += 1
         for instance in handle.instances:
-            instance.runtime.sequence_ended(sequence.key.correlation_id, reason)
+            try:
+                instance.runtime.sequence_ended(cid, reason)
+            except Exception:
+                # The model's own code; the sequence is over whatever it says.
+                log.exception("sequence_ended_hook_failed", model=handle.name)
 
     def _give_up(self, done: list[tuple[Work, RowResult]], error: Exception) -> None:
         log.error("commit_unknown", error=str(error), steps=len(done))
         for work, _row in done:
-            work.sequence.forget()
+            self._forget(work.sequence)
             self._fail(
                 work,
                 StoreUnavailableError(
@@ -749,9 +900,14 @@ class Engine:
                 self._advance(model, sequence)
             else:
                 self._rest(model, sequence)
+            if model.backlog:
+                self._room_was_made(model)
 
     def _finish(self, step: Step, outcome: Reply | ServerError) -> None:
         self._unanswered -= 1
+        model = self._models.get(step.model)
+        if model is not None and model.unanswered:
+            model.unanswered -= 1
         try:
             step.done(outcome)
         except Exception:
@@ -761,29 +917,27 @@ class Engine:
 
     def _rest(self, model: Model, sequence: Sequence) -> None:
         """A sequence has nothing to do: keep its copy while there is room."""
-        sequence.busy = False
+        sequence.busy = sequence.fresh = False
         if not sequence.live:
             model.sequences.pop(sequence.key.correlation_id, None)
+            self._idle.pop(sequence, None)
             return
         if self.max_resident_bytes:
-            self._idle.pop(sequence, None)
             self._idle[sequence] = model
+            self._idle.move_to_end(sequence)
             if self._resident_bytes > self.max_resident_bytes:
                 self._park()
 
     def _park(self) -> None:
         """Let go of the longest idle copies until the rest fits; the store has them all."""
-        for sequence, model in list(self._idle.items()):
-            if self._resident_bytes <= self.max_resident_bytes:
-                return
-            del self._idle[sequence]
-            if not sequence.busy and not sequence.steps:
+        while self._idle and self._resident_bytes > self.max_resident_bytes:
+            sequence, model = self._idle.popitem(last=False)
+            if not sequence.busy:
                 self._drop(model, sequence)
 
     def _drop(self, model: Model, sequence: Sequence) -> None:
-        if sequence.state is not None:
-            self._resident_bytes -= sequence.state.nbytes
-        sequence.forget()
+        self._idle.pop(sequence, None)
+        self._forget(sequence)
         model.sequences.pop(sequence.key.correlation_id, None)
 
     # -- sequences ------------------------------------------------------------------------------
@@ -801,7 +955,6 @@ class Engine:
         model = self._models.get(key.model)
         sequence = model.sequences.get(key.correlation_id) if model else None
         if model is not None and sequence is not None and not sequence.busy:
-            self._idle.pop(sequence, None)
             self._drop(model, sequence)
 
     async def end_sequence(self, key: SequenceKey, reason: EndReason) -> bool:
@@ -815,7 +968,7 @@ class Engine:
         if isinstance(result, Ok) and model is not None:
             handle = model.versions.get(head.version)
             if handle is not None:
-                self._count_end(handle, Sequence(key), reason)
+                self._count_end(handle, key.correlation_id, reason)
             self.release(key)
             self._room_was_made(model)
         return isinstance(result, Ok)
@@ -826,7 +979,13 @@ class Engine:
         """Expire what is idle, let the store tidy up."""
         while True:
             await asyncio.sleep(1.0)
-            await self.sweep()
+            try:
+                await self.sweep()
+            except Exception as error:
+                # The next round may go better; idle sequences must not pile up for ever.
+                log.exception("sweep_failed")
+                if getattr(error, "fatal", False):
+                    self._on_fatal(error)
 
     async def sweep(self, limit: int = 1000) -> int:
         """End expired sequences; a step in flight or waiting stops the idle clock."""
@@ -837,10 +996,13 @@ class Engine:
                 continue
             handle = model.versions.get(head.version)
             if handle is not None:
-                self._count_end(handle, Sequence(key), EndReason.EXPIRED)
+                self._count_end(handle, key.correlation_id, EndReason.EXPIRED)
             self.release(key)
             self._room_was_made(model)
             log.info("sequence_expired", model=key.model, steps=head.step)
+        for model in self._models.values():
+            if model.backlog:  # other nodes make room, too
+                self._room_was_made(model)
         return len(expired)
 
 
@@ -866,6 +1028,19 @@ def _with_age(error: ServerError | None, head: RecordHead | None) -> ServerError
         ago_s = max(0.0, time.time() - head.ending.at)
         return UnknownSequenceError(error.correlation_id, head.ending, ago_s)
     return error
+
+
+def _store_trouble(error: Exception) -> ServerError:
+    if isinstance(error, ServerError):
+        return error
+    return StoreUnavailableError(f"the store did not answer: {error}", retry_after_s=0.2)
+
+
+def _internal(error: Exception) -> ServerError:
+    return ServerError(
+        f"the step failed inside the server: {type(error).__name__}: {error}; "
+        "send it again with its step number"
+    )
 
 
 def _try(function: Callable[[], Any]) -> Any:

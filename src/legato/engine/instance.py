@@ -6,18 +6,18 @@ import queue
 import threading
 from typing import TYPE_CHECKING
 
-from legato.engine.batch import BatchRow
+from legato.engine.batch import BatchOutcome, BatchRow, as_model_error
+from legato.faults import fault
 from legato.runtimes.base import RowInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from legato.engine.batch import BatchOutcome
     from legato.engine.model import ModelHandle
     from legato.engine.work import Work
     from legato.runtimes.base import Runtime
 
-    Done = Callable[["Instance", list[Work], "BatchOutcome"], None]
+    Done = Callable[["Instance", list[Work], BatchOutcome], None]
 
 
 def rows_of(plan: list[Work]) -> list[BatchRow]:
@@ -48,8 +48,14 @@ class Instance:
         self._thread: threading.Thread | None = None
 
     def run(self, plan: list[Work]) -> BatchOutcome:
-        """Run a plan here and now."""
-        return self.handle.batcher.run(self.runtime, rows_of(plan))
+        """Run a plan here and now; never raises, so that every step of it is answered."""
+        try:
+            fault("step.before_run")
+            outcome = self.handle.batcher.run(self.runtime, rows_of(plan))
+            fault("step.after_run")
+        except Exception as error:  # noqa: BLE001 - told to each step of the plan
+            return BatchOutcome([as_model_error(error)] * len(plan), 0.0)
+        return outcome
 
     def submit(self, plan: list[Work], done: Done) -> None:
         """Run a plan in the instance's thread; ``done`` is called there."""

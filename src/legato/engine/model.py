@@ -15,6 +15,7 @@ from legato.engine.instance import Instance
 from legato.engine.statistics import ModelStatistics
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Sequence
 
     from legato.core.types import Array, Signature, Step, TensorSpec
@@ -58,6 +59,7 @@ class ModelHandle:
         self.instances = [Instance(self, runtime) for runtime in runtimes]
         self.free = list(self.instances)
         self.wake_scheduled = False
+        self.timer: asyncio.TimerHandle | None = None
         self.mean_call_s: float | None = None
         self._checks = tuple(
             _Check(spec, self.signature)

@@ -21,6 +21,7 @@ class Model:
         sequences: By correlation id; only those in memory.
         backlog: New sequences that wait for room.
         creating: First steps under way that are not in the store yet.
+        unanswered: Steps taken and not yet answered.
         last_id: Newest id that the server gave.
     """
 
@@ -30,12 +31,14 @@ class Model:
         self.sequences: dict[CorrelationId, Sequence] = {}
         self.backlog: deque[Sequence] = deque()
         self.creating = 0
+        self.unanswered = 0
         self.last_id = 0
         self.stateful = True
         self.dedupe = False
         self.max_live = 0
         self.max_backlog = 0
         self.max_queued_steps = 1
+        self.max_queued = 1
         self._default: ModelHandle | None = None
 
     def add(self, handle: ModelHandle) -> None:
@@ -58,6 +61,7 @@ class Model:
             self.max_live = limits.max_live
             self.max_backlog = limits.max_backlog
             self.max_queued_steps = limits.max_queued_steps
+            self.max_queued = self._default.config.max_queued
 
     def handle(self, version: str = "") -> ModelHandle:
         """Find a version; "" = the default.

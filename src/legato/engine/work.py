@@ -22,10 +22,13 @@ class Sequence:
         steps: Waiting steps in order; the running one is not among them.
         busy: A step of it is being decided, scheduled, run or committed.
         in_backlog: It waits for room among the live sequences.
+        fresh: ``head`` was read since the step at hand came to be decided.
+        contested: How often in a row its commits were refused by the store.
     """
 
     __slots__ = (
-        "busy", "handle", "head", "in_backlog", "key", "loaded", "state", "steps",
+        "busy", "contested", "fresh", "handle", "head", "in_backlog", "key", "loaded", "state",
+        "steps",
     )  # fmt: skip
 
     def __init__(self, key: SequenceKey) -> None:
@@ -37,6 +40,8 @@ class Sequence:
         self.steps: deque[Step] = deque()
         self.busy = False
         self.in_backlog = False
+        self.fresh = False
+        self.contested = 0
 
     @property
     def live(self) -> bool:
