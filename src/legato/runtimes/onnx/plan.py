@@ -99,6 +99,7 @@ def make_plan(config: ModelConfig, file: str, graph: Graph, structure: Structure
     for each in carried:
         _check_state(each.config, file, graph)
     _check_distinct(carried, file)
+    _check_axes(config, carried, file, graph)
     taken = {c.config.input for c in carried if c.config.rule != "window"}
     optional = [t for t in graph.optional if t.name in config.inputs]
     free = [t for t in (*graph.inputs, *optional) if t.name not in taken]
@@ -205,6 +206,25 @@ def _check_state(state: StateConfig, file: str, graph: Graph) -> None:
             key=key,
             fix="pair an output of the same dtype and shape",
         )
+
+
+def _check_axes(config: ModelConfig, carried: Sequence[Carried], file: str, graph: Graph) -> None:
+    """Refuse a batch axis that does not exist, or whose size the file fixes above 1."""
+    dims = {t.name: t.dims for t in (*graph.inputs, *graph.optional)}
+    given = [(f"inputs.{name}", name, said.batch_axis) for name, said in config.inputs.items()]
+    given += [(f"states.{c.name}", c.config.input, c.config.batch_axis) for c in carried]
+    for key, name, axis in given:
+        if axis is None:
+            continue
+        rank = len(dims[name])
+        if not 0 <= axis < rank or (isinstance(dims[name][axis], int) and dims[name][axis] != 1):
+            raise ConfigError(
+                f"axis {axis} of '{name}' cannot be the batch: the model takes "
+                f"{show_dims(dims[name])}",
+                file=file,
+                key=f"{key}.batch_axis",
+                fix="count from 0, and name an axis that is open or 1",
+            )
 
 
 def _check_distinct(carried: Sequence[Carried], file: str) -> None:

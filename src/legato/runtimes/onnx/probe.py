@@ -116,7 +116,7 @@ def _options(plan: Plan, tensor: GraphTensor, hints: Mapping[str, int]) -> list[
     """List the axes of an input that may be the batch, the likeliest first."""
     given = _given(plan, tensor)
     if given is not None:
-        return [given] if given < len(tensor.dims) else []
+        return [] if isinstance(tensor.dims[given], int) else [given]
     state, window = plan.state_inputs.get(tensor.name), plan.windows.get(tensor.name)
     moved = {window.axis} if window is not None else set()
     if state is not None and state.rule == "append":
@@ -228,11 +228,10 @@ def likely_axes(plan: Plan, hints: Mapping[str, int]) -> Axes:
     axes: Axes = {tensor.name: _one(tensor) for tensor in plan.graph.outputs}
     tried = next(choices(plan, hints), {})
     for tensor in _batched_inputs(plan):
-        options = _options(plan, tensor, hints)
-        hint = hints.get(tensor.name)
+        given, hint = _given(plan, tensor), hints.get(tensor.name)
         at = tried.get(tensor.name)
-        if len(options) == 1 and _given(plan, tensor) is not None:
-            axes[tensor.name] = options[0]
+        if given is not None:
+            axes[tensor.name] = given
         elif hint is not None and tensor.dims[hint] == 1:
             axes[tensor.name] = hint
         elif at is not None and _order(tensor.dims[at]) != _LAST:

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
+from tests.models import tiny
 
 from legato.core.errors import ConfigError, ModelError
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.repository.config import ModelConfig
 from legato.runtimes.base import RowInfo, StepBatch
 from legato.runtimes.onnx import load
-from tests.models import tiny
 
 
 def loaded(model, folder, **config):
@@ -330,6 +330,11 @@ def test_a_control_is_made_by_the_server(tmp_path):
         ({"states": [{"input": "state"}]}, "needs the output"),
         ({"inputs": {"x": {"dtype": "int8"}}}, "int8 in the config but float32 in the model"),
         ({"inputs": {"x": {"shape": [1, 9]}}}, r"is \[1, 9\] in the config"),
+        ({"inputs": {"x": {"batch_axis": 1}}}, "axis 1 of 'x' cannot be the batch"),
+        (
+            {"states": [{"input": "state", "output": "next_state", "batch_axis": 2}]},
+            "axis 2 of 'state' cannot be the batch",
+        ),
         ({"states": [{"input": "x", "rule": "window", "axis": 1}]}, "needs its size"),
         ({"states": [{"input": "x", "rule": "window", "axis": 5, "size": 1}]}, "axis 5"),
         ({"states": [{"input": "x", "rule": "window", "axis": 1, "size": 9}]}, "no room"),
