@@ -56,9 +56,10 @@ _KEEPS = struct.Struct("<16sQddHHHHHB")  # incarnation, origin, created, ttl_s, 
 _BEFORE = struct.Struct("<16sBQd")  # incarnation, and how it ended: reason, step, at
 _RECEIPT = struct.Struct("<QHHI")
 _ENDING = struct.Struct("<BQdII")  # reason, step, at, first and last segment of the key
-_SCAN = struct.Struct(_VARIES.format + _KEEPS.format[1:5])
+_SCAN = struct.Struct("<QQdH16sQddHHHHHB")  # _VARIES and _KEEPS in one
 _KEY = struct.Struct("<BH")
 _ID = struct.Struct("<Q")
+_SEAL = struct.Struct("<d")
 _COUNT = struct.Struct("<H")
 _TENSOR = struct.Struct("<BQ")
 
@@ -318,7 +319,7 @@ def encode(record: Record) -> bytes:
 
 def encode_seal(serial: int, touched: float) -> bytes:
     """Encode the record that closes a segment or marks the time; it belongs to no sequence."""
-    head = struct.pack("<d", touched)
+    head = _SEAL.pack(touched)
     total = PREFIX_SIZE + len(head)
     fixed = _FIXED.pack(total, FORMAT, SEAL, MARKER, 0, len(head), 0, serial)
     body = fixed + _CHECK.pack(xxh3_64_intdigest(fixed) & _U32) + head
@@ -441,38 +442,91 @@ def find_record(data: bytes | bytearray | memoryview, start: int) -> int | None:
 
 
 class Glance(NamedTuple):
-    """What an index needs of a record."""
+    """What an index needs of a record; of a SEAL only the first three fields mean anything."""
 
+    kind: int
+    serial: int
+    touched: float
+    key: bytes
     epoch: int
     step: int
-    touched: float
     incarnation: bytes
     origin: int
     created: float
     ttl_s: float
+    owner: str
+    succeeds: bool
+    state_bytes: int
 
 
-def glance(data: Buffer, frame: Frame, at: int = 0) -> Glance:
-    """Read the fields of an index from a checked record, without decoding the rest."""
-    epoch, step, touched, _, incarnation, origin, created, ttl_s = _SCAN.unpack_from(
-        data, at + PREFIX_SIZE + frame.key_size
+def glance(data: bytes, view: memoryview, at: int, total: int) -> Glance:
+    """Verify a record of ``total`` bytes and read what an index needs, not decoding the rest.
+
+    For the scan of a whole log, so made of few calls. ``view`` is a view of ``data``.
+
+    Raises:
+        RecordError: The record is not valid.
+    """
+    stored, (size, version, kind, marker, key_size, head_size, state_size, serial) = (
+        _CHECKSUM.unpack_from(data, at)[0],
+        _FIXED.unpack_from(data, at + 8),
     )
-    return Glance(epoch, step, touched, incarnation, origin, created, ttl_s)
+    if (
+        size != total
+        or stored != xxh3_64_intdigest(view[at + 8 : at + total])
+        or version != FORMAT
+        or marker != MARKER
+        or total != PREFIX_SIZE + key_size + head_size + state_size
+    ):
+        check_record(data, at)  # says what is wrong
+        raise RecordError("the record contradicts itself")
+    start = at + PREFIX_SIZE + key_size
+    if kind == SEAL:
+        return Glance(kind, serial, _SEAL.unpack_from(data, start)[0], b"", 0, 0, b"", 0, 0.0, 0.0,
+                      "", False, 0)  # fmt: skip
+    (
+        epoch, step, touched, _, incarnation, origin, created, ttl_s,
+        version_size, digest_size, dialect_size, level_size, owner_size, before,
+    ) = _SCAN.unpack_from(data, start)  # fmt: skip
+    owner = ""
+    if owner_size:
+        text = start + _SCAN.size + version_size + digest_size + dialect_size + level_size
+        owner = data[text : text + owner_size].decode("utf-8", "surrogatepass")
+    carried = _state_bytes(data, at + total - state_size) if kind == PUT else 0
+    key = data[at + PREFIX_SIZE : start]
+    return Glance(kind, serial, touched, key, epoch, step, incarnation, origin, created, ttl_s,
+                  owner, before != 0, carried)  # fmt: skip
 
 
-def glance_texts(data: Buffer, frame: Frame, at: int = 0) -> tuple[str, bool]:
-    """Read owner and whether there is a predecessor, from a checked record."""
-    begin = at + PREFIX_SIZE + frame.key_size + _VARIES.size
-    *_, version, digest, dialect, level, owner, before = _KEEPS.unpack_from(data, begin)
-    start = begin + _KEEPS.size + version + digest + dialect + level
-    text = bytes(memoryview(data)[start : start + owner]).decode("utf-8", "surrogatepass")
-    return text, bool(before)
+def stated_size(data: Buffer, at: int = 0) -> int:
+    """Size of the record at ``at`` by its own word, not yet believed.
+
+    Raises:
+        RecordError: It is too small for a record, or not even that word is there.
+    """
+    if len(data) - at < PREFIX_SIZE:
+        raise RecordError(f"{len(data) - at} bytes are too few for a record")
+    (total,) = _CHECK.unpack_from(data, at + _CHECKSUM.size)
+    if total < PREFIX_SIZE:
+        raise RecordError(f"a record of {total} bytes is too small")
+    return int(total)
 
 
-def seal_time(data: Buffer, frame: Frame, at: int = 0) -> float:
-    """Moment at which a seal was written, in the store's time."""
-    (touched,) = struct.unpack_from("<d", data, at + PREFIX_SIZE + frame.key_size)
-    return float(touched)
+def _state_bytes(data: bytes, at: int) -> int:
+    """Bytes of a state, its layout not counted."""
+    (count,) = _COUNT.unpack_from(data, at)
+    at += _COUNT.size
+    total = 0
+    for _ in range(count):
+        rank, length = _TENSOR.unpack_from(data, at)
+        at += _TENSOR.size + 8 * rank
+        total += length
+    return total
+
+
+def model_part(key: bytes) -> bytes:
+    """The model's name in an encoded key, not decoded."""
+    return key[_KEY.size : _KEY.size + _KEY.unpack_from(key)[1]]
 
 
 def decode_record(data: Buffer, *, with_state: bool = True) -> Record:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from legato.faults import fault
 from legato.stores import codec
-from legato.stores.codec import OWN, PREFIX_SIZE, PUT, SEAL, Frame, RecordError
+from legato.stores.codec import OWN, PREFIX_SIZE, PUT, SEAL, Frame, Glance, RecordError
 from legato.stores.log.checkpoint import Position, load_checkpoint
 from legato.stores.log.table import DAMAGED, DEAD, LIVE, SUCCESSOR, Row, Table, digest_of
 from legato.stores.log.window import Window
@@ -90,23 +90,25 @@ class Recovery:
 
     def _scan(self, segment: Segment, offset: int) -> None:
         window = Window(segment.fd, segment.size)
-        size = segment.size
+        view = memoryview(window.data)
         last = segment is self._segments.tail
         count = 0
-        while offset < size:
+        while offset < segment.size:
             at = window.reach(offset, PREFIX_SIZE)
             try:
                 total = codec.stated_size(window.data, at)
                 at = window.reach(offset, total)
-                frame = codec.check_record(window.data, at)
+                if view.obj is not window.data:
+                    view = memoryview(window.data)
+                glance = codec.glance(window.data, view, at, total)
             except RecordError as error:
                 if last:
                     self._cut(segment, offset, error)
-                    return
+                    break
                 offset = self._step_over(segment, window, offset, error)
                 continue
-            self._apply(window.data, at, frame, segment.number, offset)
-            offset += frame.total
+            self._apply(glance, segment.number, offset, total)
+            offset += total
             count += 1
             if count & 63 == 1:
                 fault("recover.mid_scan")
@@ -114,58 +116,35 @@ class Recovery:
 
     # -- valid records -----------------------------------------------------------------
 
-    def _apply(self, data: bytes, at: int, frame: Frame, segment: int, offset: int) -> None:
-        report = self._report
-        report.serial = max(report.serial, frame.serial)
-        if frame.kind == SEAL:
-            self._saw_time(codec.seal_time(data, frame, at))
+    def _apply(self, glance: Glance, segment: int, offset: int, total: int) -> None:
+        (
+            kind, serial, touched, key, epoch, step, incarnation, origin, created, ttl_s,
+            owner, succeeds, state_bytes,
+        ) = glance  # fmt: skip
+        report, table = self._report, self._table
+        if serial > report.serial:  # noqa: PLR1730 - max() here is a tenth of a full scan
+            report.serial = serial
+        if report.time is None or touched > report.time:
+            report.time = touched
+        if kind == SEAL:
             return
-        glance = codec.glance(data, frame, at)
-        self._saw_time(glance.touched)
-        key = data[at + PREFIX_SIZE : at + PREFIX_SIZE + frame.key_size]
         digest = digest_of(key)
-        old = self._table.find(digest)
-        owner, successor = codec.glance_texts(data, frame, at)
-        owner_number = self._table.owners.number(owner) if owner else 0
-        if frame.kind == OWN:
-            if (
-                old is not None
-                and old.serial < frame.serial
-                and old.incarnation == glance.incarnation
-            ):
-                self._table.set(
-                    digest,
-                    old._replace(epoch=glance.epoch, owner=owner_number, serial=frame.serial),
-                )
+        number = table.owners.number(owner) if owner else 0
+        old = table.find(digest)
+        if old is not None and kind == OWN:
+            if old.serial < serial and old.incarnation == incarnation:
+                table.set(digest, old._replace(epoch=epoch, owner=number, serial=serial))
             return
-        if old is not None and old.serial > frame.serial:
+        if kind == OWN or (old is not None and old.serial > serial):
             return
-        self._table.set(
-            digest,
-            Row(
-                digest=digest.to_bytes(16, "little"),
-                incarnation=glance.incarnation,
-                epoch=glance.epoch,
-                created=glance.created,
-                ttl_s=glance.ttl_s,
-                origin=glance.origin,
-                born=segment if old is None else old.born,
-                model=self._model(key) if old is None else old.model,
-                owner=owner_number,
-                flags=(LIVE if frame.kind == PUT else DEAD) | (SUCCESSOR if successor else 0),
-                step=glance.step,
-                serial=frame.serial,
-                touched=glance.touched,
-                segment=segment,
-                offset=offset,
-                length=frame.total,
-                state_bytes=codec.state_bytes(data, frame, at) if frame.kind == PUT else 0,
-            ),
-        )
-
-    def _saw_time(self, moment: float) -> None:
-        if self._report.time is None or moment > self._report.time:
-            self._report.time = moment
+        flags = (LIVE if kind == PUT else DEAD) | (SUCCESSOR if succeeds else 0)
+        born = segment if old is None else old.born
+        model = self._model(key) if old is None else old.model
+        row = Row(
+            digest.to_bytes(16, "little"), incarnation, epoch, created, ttl_s, origin, born, model,
+            number, flags, step, serial, touched, segment, offset, total, state_bytes,
+        )  # fmt: skip
+        table.set(digest, row)
 
     def _model(self, key: bytes) -> int:
         name = codec.model_part(key)
