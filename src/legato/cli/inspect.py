@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from legato.runtimes.base import Runtime
 
 _FOLD_FROM = 3
+_NO_TERMINAL_WIDTH = 80
+_FILE_WIDTH = 140
 
 
 def command(
@@ -50,18 +52,28 @@ def command(
     """
     if as_yaml and as_json:
         raise ConfigError("--yaml and --json exclude each other", fix="give one of them")
-    for config in load_paths([model]):
+    facts = []
+    for at, config in enumerate(load_paths([model])):
         runtime = build(config)
         try:
             if as_yaml:
-                sys.stdout.write(as_config(config, runtime))
+                sys.stdout.write(("---\n" if at else "") + as_config(config, runtime))
             elif as_json:
-                text = json.dumps(as_facts(config, runtime, costs(runtime, config)), indent=2)
-                sys.stdout.write(text + "\n")
+                facts.append(as_facts(config, runtime, costs(runtime, config)))
             else:
-                show(Console(highlight=False), config, runtime, costs(runtime, config))
+                show(_console(), config, runtime, costs(runtime, config))
         finally:
             runtime.close()
+    if as_json:
+        text = json.dumps(facts[0] if len(facts) == 1 else facts, indent=2)
+        sys.stdout.write(text + "\n")
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal and console.width == _NO_TERMINAL_WIDTH:
+        console.width = _FILE_WIDTH  # nothing says how wide a file is; tables need not wrap
+    return console
 
 
 # -- for people -------------------------------------------------------------------------------
