@@ -4,7 +4,6 @@ import pytest
 
 from legato.runtimes.onnx.files import first_line
 
-
 FAILED = "[ONNXRuntimeError] : 1 : FAIL : Non-zero status code returned while running "
 TWO_ROWS = "Input initial_h must have shape {1,1,64}. Actual:{1,2,64}"
 RESHAPE = (
