@@ -41,7 +41,7 @@ def screen(board: Board, now: float, width: int, height: int) -> Text:
     text.append("\n")
     for when, what in board.news[-NEWS_LINES:]:
         text.append(f"{when:6.1f} s  ", "bright_black")
-        text.append(f"{what}\n", "bold red" if "kill" in what else "")
+        text.append(f"{what}\n", "bold red" if what.startswith("kill") else "")
     text.rstrip()
     lines = text.split("\n")
     for each in lines:
