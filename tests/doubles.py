@@ -1,5 +1,6 @@
-"""Doubles for tests of the engine: time that stands still, a model that misbehaves on
-request, a store that fails on request, and a harness that drives them without sleeping.
+"""Doubles for tests of the engine, and a harness that drives them without sleeping.
+
+Time stands still unless a test moves it; a model misbehaves and a store fails on request.
 
 The model's state is a hash chain (spec durability, section 12, "the oracle"): any step
 that is lost, repeated or out of order shows in the state's bytes.
@@ -82,16 +83,6 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
         pending = [timer.when() for timer in self._scheduled if not timer.cancelled()]
         return min(pending, default=float("inf"))
 
-    def pass_time(self, seconds: float) -> None:
-        """Let time pass, stopping at each timer on the way."""
-        until = self.clock.now + seconds
-        self.settle()
-        while (due := self.next_timer()) <= until:
-            self.clock.now = max(self.clock.now, due)
-            self.settle()
-        self.clock.now = until
-        self.settle()
-
     def finish(self, coroutine, within_s: float = 60.0):
         """Run a coroutine to its end, letting time pass where it waits for a timer."""
         task = self.create_task(coroutine)
@@ -105,7 +96,7 @@ class FakeTimeLoop(asyncio.SelectorEventLoop):
         return task.result()
 
 
-# -- the model -------------------------------------------------------------------------
+# -- the model --------------------------------------------------
 
 CHAIN = "chain"
 COUNT = "count"
@@ -196,7 +187,7 @@ class EchoRuntime:
         pass
 
 
-# -- the store ---------------------------------------------------------------------------
+# -- the store --------------------------------------------------
 
 
 class FailingStore(MemoryStore):
@@ -285,7 +276,7 @@ class HeldCommitter:
         pass
 
 
-# -- the harness -----------------------------------------------------------------------------
+# -- the harness --------------------------------------------------
 
 
 class Sent:
@@ -334,9 +325,7 @@ class Harness:
         self.runtimes: list[Any] = []
         self.make_runtime = runtimes or ChainRuntime
         self.digests: dict[str, str] = {}
-        self.engine = Engine(
-            self.store, clock=self.clock, on_fatal=self.fatal.append, **options
-        )
+        self.engine = Engine(self.store, clock=self.clock, on_fatal=self.fatal.append, **options)
         self.loop.finish(self.engine.start())
         self.held: HeldCommitter | None = None
         if slow_store:
@@ -371,9 +360,7 @@ class Harness:
         """Submit a step; it runs when the loop does."""
         inputs = options.pop("inputs", None)
         if inputs is None:
-            inputs = {"x": np.array([[x]], np.int64)}
-            if mode:
-                inputs["mode"] = np.array([mode], np.int64)
+            inputs = {"x": np.array([[x]], np.int64), "mode": np.array([mode], np.int64)}
         dialect = options.pop("dialect", KSERVE)
         then = options.pop("then", None)
         sent = Sent(Step(model, cid, inputs, dialect, **options))
@@ -401,7 +388,13 @@ class Harness:
             self.loop.settle()
 
     def pass_time(self, seconds: float) -> None:
-        self.loop.pass_time(seconds)
+        """Let time pass; calls of a slow store are carried out as they come."""
+        until = self.clock.now + seconds
+        self.settle()
+        while (due := self.loop.next_timer()) <= until:
+            self.clock.now = max(self.clock.now, due)
+            self.settle()
+        self.clock.now = until
         self.settle()
 
     def stored(self, cid: Any = 1, model: str = "m"):

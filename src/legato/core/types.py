@@ -230,7 +230,8 @@ class Receipt(NamedTuple):
     Attributes:
         step: Step number.
         request_id: The client's id for the request, UTF-8, ``b""`` for none.
-        digest: 8-byte digest of the input, ``b""`` where none was taken.
+        digest: 8-byte digest of the input; for a step without a number, 8 bytes that no
+            other step has; ``b""`` where none was taken.
         response: Encoded reply, see :mod:`legato.core.reply`.
     """
 

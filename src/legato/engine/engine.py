@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import os
 import random
 import time
@@ -62,6 +63,7 @@ if TYPE_CHECKING:
     from legato.engine.batch import BatchOutcome, RowResult
     from legato.engine.instance import Instance
     from legato.repository.config import ModelConfig
+    from legato.runtimes.base import Runtime
     from legato.stores.base import AcquireResult, CommitResult, Listed, Store
 
 log = get_logger()
@@ -110,6 +112,7 @@ class Engine:
         self._committer: Committer
         self._ticker: asyncio.Task[None] | None = None
         self._quiet = asyncio.Event()
+        self._tokens = itertools.count(random.getrandbits(63))
 
     def __repr__(self) -> str:
         return f"<Engine models={len(self._models)} unanswered={self._unanswered}>"
@@ -160,9 +163,14 @@ class Engine:
             ConfigError: The model cannot be served as configured.
         """
         digest = await asyncio.to_thread(content_digest, config)
-        runtimes = [
-            await asyncio.to_thread(registry.build, config) for _ in range(config.instances)
-        ]
+        runtimes: list[Runtime] = []
+        try:
+            while len(runtimes) < config.instances:
+                runtimes += [await asyncio.to_thread(registry.build, config)]
+        except BaseException:
+            for runtime in runtimes:
+                runtime.close()
+            raise
         handle = ModelHandle(config, runtimes, digest)
         model = self._models.get(config.name)
         if model is None:
@@ -381,6 +389,10 @@ class Engine:
             return False
         if step.number or model.dedupe:
             step.digest = digest_inputs(step)
+        elif not step.digest:
+            # Unnumbered steps are no repeats of each other, whoever commits them and
+            # whatever they carry: each gets a name of its own (D3).
+            step.digest = next(self._tokens).to_bytes(8, "little")
         decision = decide(sequence.head, step, dedupe=model.dedupe)
         fault("admit.after_dedupe")
         verdict = decision.verdict

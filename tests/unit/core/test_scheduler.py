@@ -68,7 +68,7 @@ def test_a_full_group_leaves_its_rest_in_order() -> None:
     assert [names(scheduler.schedule(0.0)) for _ in range(3)] == ["ab", "c", "d"]
 
 
-# -- priority -----------------------------------------------------------------------------------
+# -- priority --------------------------------------------------
 
 
 def test_priority_one_goes_first_and_none_goes_last() -> None:
@@ -90,7 +90,7 @@ def test_priorities_are_still_seen_after_a_plan_and_a_removal() -> None:
     assert [names(scheduler.schedule(0.0)) for _ in range(2)] == ["z", "a"]
 
 
-# -- waiting for company ----------------------------------------------------------------------------
+# -- waiting for company --------------------------------------------------
 
 
 def test_with_a_delay_a_small_batch_waits() -> None:
@@ -152,7 +152,7 @@ def test_when_delay_is_over_all_that_is_there_goes() -> None:
     assert names(scheduler.schedule(1.0)) == "abc"
 
 
-# -- removal ------------------------------------------------------------------------------------------
+# -- removal --------------------------------------------------
 
 
 def test_removed_work_is_never_planned() -> None:
@@ -176,9 +176,7 @@ def test_removed_work_is_never_planned() -> None:
 def test_all_work_runs_once_and_the_scheduler_never_spins(items, limit, delay, preferred) -> None:
     """Whoever sleeps until wake_at gets a plan then: every piece once, in legal batches."""
     works = [Work(str(i), g, t, p) for i, (g, p, t) in enumerate(items)]
-    scheduler = scheduler_of(
-        *works, max_batch=limit, max_delay_s=delay, preferred=tuple(preferred)
-    )
+    scheduler = scheduler_of(*works, max_batch=limit, max_delay_s=delay, preferred=tuple(preferred))
     now, done = 5.0, []
 
     for _ in range(2 * len(works)):

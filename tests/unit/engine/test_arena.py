@@ -31,7 +31,7 @@ def floats(data: bytes) -> list[float]:
     return np.frombuffer(data, np.float32).tolist()
 
 
-# -- rows and batches ------------------------------------------------------------------------
+# -- rows and batches --------------------------------------------------
 
 
 @given(
@@ -85,7 +85,7 @@ def test_a_row_of_a_batch_in_fortran_order_is_row_major() -> None:
         assert parts == [array[at].tobytes() for at in range(rows)]
 
 
-# -- beginning ---------------------------------------------------------------------------------
+# -- beginning --------------------------------------------------
 
 
 def test_a_state_begins_with_zeros_or_its_initial_value() -> None:
@@ -118,7 +118,7 @@ def test_a_constant_from_the_client_is_required_and_kept() -> None:
         layout.initial({})
 
 
-# -- gathering -----------------------------------------------------------------------------------
+# -- gathering --------------------------------------------------
 
 
 def test_states_with_different_axes_are_gathered_each_on_its_own() -> None:
@@ -144,7 +144,7 @@ def test_states_with_different_axes_are_gathered_each_on_its_own() -> None:
     assert again == rows
 
 
-# -- update rules -----------------------------------------------------------------------------------
+# -- update rules --------------------------------------------------
 
 
 def test_replace_takes_the_new_value() -> None:
@@ -198,9 +198,7 @@ def test_write_once_of_any_shape_keeps_each_rows_shape() -> None:
 @pytest.mark.parametrize("new_only", [False, True])
 def test_append_grows_on_its_axis(declared, new_only) -> None:
     """The output is the whole value, or only what is new; any declared size of the axis grows."""
-    layout = layout_of(
-        spec_of(UpdateRule.APPEND, shape=declared, axis=1, append_new_only=new_only)
-    )
+    layout = layout_of(spec_of(UpdateRule.APPEND, shape=declared, axis=1, append_new_only=new_only))
     old = [layout.initial({})] * 2
 
     for length in (1, 2, 3):
@@ -272,7 +270,7 @@ def test_a_model_without_state_has_rows_too() -> None:
     assert layout.split({}, [StateRow((), ())] * 3, [False] * 3) == [StateRow((), ())] * 3
 
 
-# -- what a model may get wrong ------------------------------------------------------------------------
+# -- what a model may get wrong --------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -313,7 +311,7 @@ def test_a_stored_row_of_another_shape_does_not_fit(stored) -> None:
     assert not layout.fits(stored)
 
 
-# -- outputs ---------------------------------------------------------------------------------------------
+# -- outputs --------------------------------------------------
 
 
 def outputs_of(*specs: TensorSpec) -> OutputLayout:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from doubles import RAISE_BATCH, chain_of, state_of
 
+from doubles import RAISE_BATCH, chain_of, state_of
 from legato.core.errors import (
     BacklogTimeoutError,
     CancelledStepError,
@@ -18,8 +18,7 @@ from legato.core.errors import (
 )
 from legato.core.types import KSERVE, NATIVE, EndReason, SequenceKey
 
-
-# -- bounds ------------------------------------------------------------------------------
+# -- bounds --------------------------------------------------
 
 
 def test_too_many_steps_of_one_sequence_are_refused(make) -> None:
@@ -107,7 +106,7 @@ def test_a_restart_needs_no_room(make) -> None:
     assert h.ask(1, 2, start=True).step == 1
 
 
-# -- the backlog -------------------------------------------------------------------------
+# -- the backlog --------------------------------------------------
 
 
 def test_a_new_sequence_waits_in_the_backlog_until_one_ends(make) -> None:
@@ -258,7 +257,7 @@ def test_a_higher_limit_lets_the_backlog_in(make) -> None:
     assert third.reply.step == 1
 
 
-# -- deadlines -----------------------------------------------------------------------------
+# -- deadlines --------------------------------------------------
 
 
 def test_a_passed_deadline_stops_a_step_before_it_begins(make) -> None:
@@ -293,7 +292,7 @@ def test_a_deadline_that_passes_while_the_step_waits_stops_it(make) -> None:
     assert room == type(room)()
 
 
-# -- cancellation ---------------------------------------------------------------------------
+# -- cancellation --------------------------------------------------
 
 
 def test_a_step_cancelled_in_its_queue_is_dropped(make) -> None:
@@ -375,6 +374,7 @@ def test_a_step_cancelled_while_its_sequence_is_fetched_is_dropped(make) -> None
 def test_a_stateless_step_can_be_cancelled(make) -> None:
     """Before its batch."""
     import numpy as np
+
     from doubles import EchoRuntime
 
     h = make(runtimes=EchoRuntime)
@@ -403,7 +403,7 @@ def test_cancelling_too_late_does_nothing(make, when) -> None:
     assert len(sent.outcomes) == 1
 
 
-# -- waiting for company ------------------------------------------------------------------------
+# -- waiting for company --------------------------------------------------
 
 
 def test_a_batch_waits_for_company_no_longer_than_allowed(make) -> None:
@@ -459,7 +459,7 @@ def test_waiting_for_company_leaves_no_timers_behind(make) -> None:
     assert len([t for t in h.loop._scheduled if not t.cancelled()]) <= 2  # ticker and delay
 
 
-# -- draining --------------------------------------------------------------------------------
+# -- draining --------------------------------------------------
 
 
 def test_draining_finishes_what_is_in_flight_and_takes_nothing_new(make) -> None:

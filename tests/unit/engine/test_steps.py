@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from doubles import FAIL_ROW, NAN, RAISE_BATCH, WRONG_SHAPE, EchoRuntime, chain_of, state_of
 
+from doubles import FAIL_ROW, NAN, RAISE_BATCH, WRONG_SHAPE, EchoRuntime, chain_of, state_of
 from legato.core.errors import (
     InputError,
     MissingIdError,
@@ -126,7 +126,7 @@ def test_an_unknown_output_is_refused_before_anything_runs(make) -> None:
     assert h.runtime.calls == []
 
 
-# -- starts and ends --------------------------------------------------------------------
+# -- starts and ends --------------------------------------------------
 
 
 def test_a_step_after_the_end_is_unknown_and_told_why(make) -> None:
@@ -282,7 +282,7 @@ def test_a_given_id_needs_a_start(make) -> None:
     assert h.ask(None, 1, dialect=TORCHSERVE).correlation_id == 1
 
 
-# -- exactly once -----------------------------------------------------------------------
+# -- exactly once --------------------------------------------------
 
 
 def test_a_repeat_gets_the_same_bytes_and_changes_nothing(make) -> None:
@@ -390,7 +390,7 @@ def test_the_replay_of_a_memory_store_promises_no_durability(make) -> None:
     assert first.durability == again.durability == "none"
 
 
-# -- isolation ---------------------------------------------------------------------------
+# -- isolation --------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", [RAISE_BATCH, FAIL_ROW, NAN, WRONG_SHAPE])
@@ -543,7 +543,7 @@ def test_a_callback_may_send_the_next_step_at_once(make) -> None:
     assert [s.reply.step for s in later] == [2, 1]
 
 
-# -- stateless models --------------------------------------------------------------------
+# -- stateless models --------------------------------------------------
 
 
 def test_a_stateless_model_needs_no_id_and_leaves_nothing(make) -> None:
