@@ -81,14 +81,15 @@ def decide(record: RecordHead | None, step: Step, *, dedupe: bool = False) -> De
     if step.start:
         if step.number != 1:
             return _refuse(StepGapError(step.number, 1))
-        if step.restart and _find(record, step) is None:
+        if step.restart and not _repeats(record, step):
             return _RESTART
     return _decide_numbered(record, step)
 
 
 def _decide_without_record(tombstone: RecordHead | None, step: Step, *, dedupe: bool) -> Decision:
     """No live record: a retry of the last steps of an ended one, a creation, or unknown."""
-    if tombstone is not None and (step.number or dedupe):
+    expected = step.incarnation in (b"", tombstone.incarnation if tombstone else b"")
+    if tombstone is not None and expected and (step.number or dedupe):
         receipt = _find(tombstone, step)
         # Without a request id a START is a repeat only of the very last step: the same
         # id may be used for a new sequence that begins with the same input.
@@ -97,7 +98,7 @@ def _decide_without_record(tombstone: RecordHead | None, step: Step, *, dedupe: 
             return Decision(Verdict.REPLAY, receipt=receipt)
     if step.acknowledged > 0 and tombstone is None and not step.start:
         return _refuse(StepLostError(step.acknowledged, 1))
-    if not step.start and not step.dialect.unknown_opens:
+    if not step.start and (step.incarnation or not step.dialect.unknown_opens):
         return _refuse(
             UnknownSequenceError(step.correlation_id or 0, tombstone.ending if tombstone else None)
         )
@@ -116,6 +117,8 @@ def _decide_next(record: RecordHead, step: Step, *, dedupe: bool) -> Decision:
         if step.restart or step.dialect.start_of_live is StartOfLive.RESTART:
             return _RESTART
         return _refuse(SequenceExistsError(step.correlation_id or 0, record.step))
+    if step.acknowledged > record.step:
+        return _refuse(StepLostError(step.acknowledged, record.step + 1))
     return Decision(Verdict.APPLY, record.step + 1)
 
 
@@ -153,6 +156,15 @@ def _find(record: RecordHead, step: Step) -> Receipt | None:
         if receipt.request_id == request_id and (step.number in (0, receipt.step)):
             return receipt
     return None
+
+
+def _repeats(record: RecordHead, start: Step) -> bool:
+    """Tell whether a START that may restart is a repeat of the one that began the record.
+
+    With a request id, the id says so. Without one the input must be the same, too.
+    """
+    receipt = _find(record, start)
+    return receipt is not None and (bool(start.request_id) or _same_input(receipt, start))
 
 
 def _same_input(receipt: Receipt, step: Step) -> bool:

@@ -210,6 +210,7 @@ class EndReason(enum.Enum):
     CANCELLED = "was cancelled"
     DISPLACED = "was displaced by a new START"
     FAILED = "failed"
+    ROLLED_BACK = "was rolled back"
 
 
 @dataclass(frozen=True, slots=True)
