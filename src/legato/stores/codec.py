@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
+from legato.core.ids import RESERVED, SNAPSHOTS
 from legato.core.types import Ending, EndReason, Receipt, RecordHead, SequenceKey, StateRow
 
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ MARKER = 0xA5
 
 _CHECKSUM = struct.Struct("<Q")
 _FIXED = struct.Struct("<IHBBIIIQ")
+_OUTLINE = struct.Struct("<I2xBxI")  # of _FIXED: total, kind, key size
 _CHECK = struct.Struct("<I")
 _VARIES = struct.Struct("<QQdH")  # epoch, step, touched, receipts
 _KEEPS = struct.Struct("<16sQddHHHHHB")  # incarnation, origin, created, ttl_s, 5 lengths, before?
@@ -69,6 +71,7 @@ PREFIX_SIZE = _CHECKSUM.size + _FIXED.size + _CHECK.size
 _FIXED_END = _CHECKSUM.size + _FIXED.size
 _LARGE = 64 * 1024
 _U32 = 0xFFFFFFFF
+_RESERVED, _SNAPSHOTS = RESERVED.encode(), SNAPSHOTS.encode()
 _MAX_ID = 0xFFFFFFFFFFFFFFFF
 _INT_TAG, _STR_TAG = ord("i"), ord("s")
 # The position is the number on disk: append only, never reorder.
@@ -80,6 +83,7 @@ _REASONS = (
     EndReason.CANCELLED,
     EndReason.DISPLACED,
     EndReason.FAILED,
+    EndReason.ROLLED_BACK,
 )
 _REASON_NUMBER = {reason: number for number, reason in enumerate(_REASONS)}
 _START = re.compile(rb"\x01\x00[\x01-\x04]\xa5")  # format, kind, marker
@@ -363,6 +367,12 @@ def read_frame(data: Buffer, at: int = 0) -> Frame:
     return Frame(total, kind, key, head, state, serial)
 
 
+def outline(data: Buffer, at: int = 0) -> tuple[int, int, int]:
+    """Total size, kind and key size of the record at ``at``, by its own word."""
+    total, kind, key_size = _OUTLINE.unpack_from(data, at + _CHECKSUM.size)
+    return total, kind, key_size
+
+
 def check_record(data: Buffer, at: int = 0) -> Frame:
     """Verify the record at ``at`` by its checksum.
 
@@ -524,9 +534,12 @@ def _state_bytes(data: bytes, at: int) -> int:
     return total
 
 
-def model_part(key: bytes) -> bytes:
-    """The model's name in an encoded key, not decoded."""
-    return key[_KEY.size : _KEY.size + _KEY.unpack_from(key)[1]]
+def group_part(key: bytes) -> bytes:
+    """The group of an encoded key (:func:`legato.core.ids.group_of`), not decoded."""
+    tag, size = _KEY.unpack_from(key)
+    end = _KEY.size + size
+    model = key[_KEY.size : end]
+    return _SNAPSHOTS + model if tag == _STR_TAG and key.startswith(_RESERVED, end) else model
 
 
 def decode_record(data: Buffer, *, with_state: bool = True) -> Record:

@@ -14,18 +14,19 @@ from __future__ import annotations
 import json
 import os
 import struct
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from legato.faults import fault
 from legato.stores.log.folder import sync_folder
+from legato.stores.log.segments import Segments, StoreFailedError
 from legato.stores.log.table import ROW_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from legato.stores.log.segments import Segments
     from legato.stores.log.table import Table
 
 _MAGIC = b"LGTOCKPT"
@@ -55,9 +56,16 @@ class Loaded(NamedTuple):
 
 
 class CheckpointWriter:
-    """One checkpoint in the making."""
+    """One checkpoint in the making.
+
+    Attributes:
+        finished: Set when it is in place and durable, or has failed with
+        error: Why it could not be put in place.
+    """
 
     def __init__(self, table: Table, segments: Segments, position: Position) -> None:
+        self.finished = threading.Event()
+        self.error: OSError | StoreFailedError | None = None
         self._table = table
         self._segments = segments
         self._count = len(table)
@@ -68,26 +76,32 @@ class CheckpointWriter:
         self._write(_HEADER.pack(_MAGIC, _FORMAT, ROW_SIZE, self._count, *position))
 
     def step(self) -> bool:
-        """Write one slice; true when the checkpoint is in place."""
+        """Write one slice; true when all is written and :meth:`place` may be called."""
         if self._at < self._count:
             stop = min(self._at + _SLICE_ROWS, self._count)
             self._write(self._table.snapshot_rows(self._at, stop))
-            # Flushed slice by slice, so that the last flush has little left to do.
-            os.fdatasync(self._file.fileno())
             self._at = stop
             return False
         names = {"models": self._table.models.all(), "owners": self._table.owners.all()}
         footer = json.dumps(names).encode()
         self._write(footer + _FOOTER.pack(len(footer)))
         self._write(_CHECKSUM.pack(self._checksum.intdigest()))
-        os.fdatasync(self._file.fileno())
-        self._file.close()
-        self._segments.flush()
-        fault("ckpt.before_rename")
-        self._path.replace(self._segments.folder / "index.ckpt")
-        sync_folder(self._segments.folder)
-        fault("ckpt.after_rename")
         return True
+
+    def place(self) -> None:
+        """Flush and put in place; what went wrong is in ``error``. Any thread may do it."""
+        try:
+            os.fdatasync(self._file.fileno())
+            self._segments.flush()
+            fault("ckpt.before_rename")
+            self._path.replace(self._segments.folder / "index.ckpt")
+            sync_folder(self._segments.folder)
+            fault("ckpt.after_rename")
+            self._file.close()
+        except (OSError, StoreFailedError) as error:
+            self.error = error
+        finally:
+            self.finished.set()
 
     def abandon(self) -> None:
         """Give up; the checkpoint before stays valid."""

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from legato.faults import fault
 from legato.stores import codec
-from legato.stores.codec import DELETE, OWN, PREFIX_SIZE, SEAL, Frame, Record, RecordError
+from legato.stores.codec import DELETE, OWN, PREFIX_SIZE, PUT, SEAL, Frame, Record, RecordError
 from legato.stores.log.segments import Place
-from legato.stores.log.table import DAMAGED, digest_of
+from legato.stores.log.table import DAMAGED, LOCATION, LOCATION_AT, ROW_SIZE, digest_of
 from legato.stores.log.window import Window
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 SLICE_BYTES = 4 * 1024 * 1024
 SLICE_S = 0.005
 _LIVE_SHARE = 0.5
+_SKIP_RECORDS = 512
 _FLOOR = 4 * 1024 * 1024
 
 
@@ -71,7 +72,9 @@ class Compaction:
         self._copied = 0
         try:
             while self._offset < self.segment.size:
-                self._next()
+                self._skip_dead()
+                if self._offset < self.segment.size:
+                    self._next()
                 if self._copied >= SLICE_BYTES or clock() >= end:
                     break
         except (RecordError, OSError):
@@ -80,6 +83,29 @@ class Compaction:
             if self._copied:
                 fault("compact.after_copy")
         return self._offset >= self.segment.size
+
+    def _skip_dead(self) -> None:
+        """Pass states that no row points to, within what is read: they are the most by far."""
+        table, data = self._journal.table, self._window.data
+        number, start = self.segment.number, self._window.start
+        for _ in range(_SKIP_RECORDS):
+            at = self._offset - start
+            if at < 0 or at + PREFIX_SIZE > len(data):
+                return
+            total, kind, key_size = codec.outline(data, at)
+            if kind != PUT or total < PREFIX_SIZE + key_size or at + total > len(data):
+                return
+            slot = table.slots.get(digest_of(data[at + PREFIX_SIZE : at + PREFIX_SIZE + key_size]))
+            if slot is None:
+                # A key of which nothing is known: gone, if it is not a wrong one.
+                if not codec.header_holds(data, at):
+                    return
+            elif LOCATION.unpack_from(table.rows, slot * ROW_SIZE + LOCATION_AT) == (
+                number,
+                self._offset,
+            ):
+                return
+            self._offset += total
 
     def _next(self) -> None:
         at = self._window.reach(self._offset, PREFIX_SIZE)

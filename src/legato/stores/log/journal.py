@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import StorageFullError
+from legato.core.ids import group_of
 from legato.core.types import Ending, EndReason, RecordHead
 from legato.stores import codec
 from legato.stores.codec import DELETE, PUT, Record, RecordError
@@ -218,7 +219,7 @@ class Journal:
             ttl_s=head.ttl_s,
             origin=origin,
             born=born,
-            model=self.table.models.number(key.model),
+            model=self.table.models.number(group_of(key)),
             owner=owner,
             flags=(LIVE if kind == PUT else DEAD) | (SUCCESSOR if before else 0),
             step=head.step,

@@ -147,7 +147,7 @@ class Recovery:
         table.set(digest, row)
 
     def _model(self, key: bytes) -> int:
-        name = codec.model_part(key)
+        name = codec.group_part(key)
         number = self._models.get(name)
         if number is None:
             number = self._table.models.number(name.decode("utf-8", "surrogatepass"))

@@ -12,6 +12,7 @@ import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 from legato.faults import armed, fault
+from legato.stores.base import StoreFailedError
 from legato.stores.log.folder import sync_folder
 
 if TYPE_CHECKING:
@@ -21,16 +22,6 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 256 * 1024 * 1024
 _MAX_BUFFERS = 1024
 _MAX_WRITE = 1 << 30
-
-
-class StoreFailedError(Exception):
-    """The log can no longer be trusted to keep what it is given; the process must exit.
-
-    Attributes:
-        fatal: Tells the engine so. Recovery at the next start decides what survived.
-    """
-
-    fatal = True
 
 
 class ShortWriteError(OSError):

@@ -73,9 +73,9 @@ class LogStore:
         tombstone_s: How long after its end a sequence's ending and receipts are kept.
         segment_bytes: Size at which a new segment is begun.
         checkpoint_bytes: Bytes written between two checkpoints.
-        flush_interval_s: At level ``process``, seconds between flushes by a thread of
-            the store's own; a loss of power then costs at most that tail. 0 = only the
-            caller flushes.
+        flush_interval_s: Seconds from a write to its flush at level ``process``, by a
+            thread of the store's own; a loss of power costs at most that tail. The thread
+            also puts checkpoints in place. 0 = no thread: only the caller flushes.
 
     Attributes:
         recovery: What was found when the folder was opened.
@@ -109,18 +109,17 @@ class LogStore:
         self._owned_since: dict[int, float] = {}
         self._cursor = 0
         self._closed = False
-        self._flusher: BackgroundFlush | None = None
         self._lock = FolderLock(folder)
         try:
             check_format(folder)
-            self._open(clock, segment_bytes, checkpoint_bytes)
+            self._open(clock, segment_bytes, checkpoint_bytes, flush_interval_s)
         except BaseException:
             self._lock.release()
             raise
-        if level == "process" and flush_interval_s > 0.0:
-            self._flusher = BackgroundFlush(self._segments, flush_interval_s)
 
-    def _open(self, clock: Clock, segment_bytes: int, checkpoint_bytes: int) -> None:
+    def _open(
+        self, clock: Clock, segment_bytes: int, checkpoint_bytes: int, flush_interval_s: float
+    ) -> None:
         self._table = Table()
         self._segments = Segments(self.folder, segment_bytes)
         self.recovery = Recovery(self._table, self._segments).run()
@@ -135,7 +134,10 @@ class LogStore:
         )
         self._hot = HotCache()
         self._commits = CommitPath(self._journal, self._hot, self.level)
-        self._upkeep = Upkeep(self._journal, checkpoint_bytes)
+        self._flusher: BackgroundFlush | None = None
+        if flush_interval_s > 0.0:
+            self._flusher = BackgroundFlush(self._segments, flush_interval_s)
+        self._upkeep = Upkeep(self._journal, checkpoint_bytes, self._flusher)
         if self.recovery.fresh_segment:
             self._segments.roll()
             self._upkeep.checkpoint()
@@ -154,7 +156,7 @@ class LogStore:
         """
         self._segments.refuse_if_failed()
         results = self._commits.commit(batch)
-        if self._flusher is not None:
+        if self._flusher is not None and self.inline:
             self._flusher.wake()
         self._upkeep.catch_up()
         return results
@@ -351,7 +353,7 @@ class LogStore:
                 self._segments.flush()
                 self._upkeep.checkpoint()
         except OSError:
-            # A full disk: the log is whole, the next start reads more of it.
+            # A full disk, say: the log is whole, the next start reads more of it.
             self._upkeep.abandon()
         finally:
             self._segments.close()

@@ -32,7 +32,8 @@ DECIDE = struct.Struct("<16sQddQIHHB3xQQdIIII")  # a row without its digest
 DECIDE_AT = 16
 PUBLISH = struct.Struct("<QQdIIII")
 PUBLISH_AT = ROW_SIZE - PUBLISH.size
-_OWNER = struct.Struct("<QddQIHH")
+LOCATION = struct.Struct("<II")  # segment and offset
+LOCATION_AT = ROW_SIZE - 16
 _GROW_ROWS = 1024
 
 COLUMNS = np.dtype(
@@ -70,7 +71,7 @@ class Row(NamedTuple):
         ttl_s: Idle limit, 0 = none.
         origin: Serial of the incarnation's first record: the order of listings.
         born: First segment in which a record of this key may lie.
-        model: Number of the model's name.
+        model: Number of the name of the model, or of the group of its snapshots.
         owner: Number of the owner's name.
         flags: LIVE, DEAD, DAMAGED, SUCCESSOR.
         step: Step of the record.

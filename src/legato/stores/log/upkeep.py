@@ -11,11 +11,12 @@ from legato.stores.log.checkpoint import CheckpointWriter, Position
 from legato.stores.log.compaction import Compaction, choose
 
 if TYPE_CHECKING:
+    from legato.stores.log.flushing import BackgroundFlush
     from legato.stores.log.journal import Journal
 
 _RETRY_S = 5.0
 _MANY_EMPTIED = 4
-_LATE_BYTES = 2 * 1024 * 1024
+_LATE_BYTES = 1024 * 1024
 _SLICE_S = 0.005
 
 
@@ -27,8 +28,12 @@ class Upkeep:
     them leaves every record at least once.
     """
 
-    def __init__(self, journal: Journal, checkpoint_bytes: int) -> None:
+    def __init__(
+        self, journal: Journal, checkpoint_bytes: int, background: BackgroundFlush | None
+    ) -> None:
         self._journal = journal
+        self._background = background
+        self._placing = False
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpoint: CheckpointWriter | None = None
         self._checkpointed_at = self._sliced_at = journal.segments.written
@@ -49,15 +54,24 @@ class Upkeep:
             return False
 
     def catch_up(self) -> None:
-        """Do a slice if much was written since the last: nobody else seems to call."""
+        """Do a few milliseconds' work if much was written since the last slice.
+
+        So that space comes back also where nobody calls for slices.
+        """
         if self._journal.segments.written - self._sliced_at >= _LATE_BYTES:
-            self.step(_SLICE_S)
+            end = time.perf_counter() + _SLICE_S
+            while (left := end - time.perf_counter()) > 0 and self.step(left):
+                pass
 
     def checkpoint(self) -> None:
         """Write a whole checkpoint now."""
         self._begin_checkpoint()
-        while self._checkpoint is not None:
-            self._step_checkpoint()
+        writer = self._checkpoint
+        if writer is not None:
+            while not writer.step():
+                pass
+            writer.place()
+            self._settle_checkpoint(writer)
 
     def abandon(self) -> None:
         """Drop what is under way; nothing that exists is touched."""
@@ -68,8 +82,7 @@ class Upkeep:
 
     def _step(self, budget_s: float) -> bool:
         if self._checkpoint is not None:
-            self._step_checkpoint()
-            return True
+            return self._step_checkpoint(self._checkpoint)
         if self._compaction is not None:
             self._step_compaction(budget_s)
             return True
@@ -102,6 +115,9 @@ class Upkeep:
     def _begin_checkpoint(self) -> None:
         journal = self._journal
         if self._checkpoint is not None:
+            if self._placing:
+                self._checkpoint.finished.wait()
+                self._placing = False
             self._checkpoint.abandon()
         tail = journal.segments.tail
         position = Position(tail.number, tail.size, journal.serial, journal.time())
@@ -109,9 +125,24 @@ class Upkeep:
         self._checkpointed_at = journal.segments.written
         self._checkpoint = CheckpointWriter(journal.table, journal.segments, position)
 
-    def _step_checkpoint(self) -> None:
-        if self._checkpoint is None or not self._checkpoint.step():
-            return
+    def _step_checkpoint(self, writer: CheckpointWriter) -> bool:
+        """Write a slice, or see whether the thread has put the file in place."""
+        if not self._placing:
+            if not writer.step():
+                return True
+            self._placing = True
+            # Flushing a hundred megabytes takes its time: not that of the next batch.
+            if self._background is None or not self._background.submit(writer.place):
+                writer.place()
+        if not writer.finished.is_set():
+            return False
+        self._settle_checkpoint(writer)
+        return True
+
+    def _settle_checkpoint(self, writer: CheckpointWriter) -> None:
+        self._placing = False
+        if writer.error is not None:
+            raise writer.error
         self._checkpoint = None
         for number in sorted(self._covered):
             fault("compact.before_unlink")

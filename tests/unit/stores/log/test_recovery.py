@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from log_kit import (
@@ -25,6 +25,9 @@ from legato.core.errors import ConfigError
 from legato.core.types import EndReason
 from legato.stores import codec
 from legato.stores.base import Conflict, Ok
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 NUMBERS = (1, 2, "1")
 
@@ -144,9 +147,7 @@ def test_damage_behind_a_checkpoint_is_found_at_the_read(tmp_path: Path) -> None
         path.write_bytes(whole)
 
 
-def test_two_wrong_bytes_in_a_header_are_reported_not_guessed(
-    tmp_path: Path, folder: Path
-) -> None:
+def test_two_wrong_bytes_in_a_header_are_reported_not_guessed(tmp_path: Path, folder: Path) -> None:
     """Damage that names no sequence is told, and the records behind it are read."""
     blob, ends, _ = a_small_log(tmp_path / "made")
     damaged = bytearray(blob)
@@ -351,7 +352,7 @@ def test_idle_time_does_not_run_while_the_process_is_down(tmp_path: Path) -> Non
 
 
 def test_an_idle_store_notes_the_time(tmp_path: Path) -> None:
-    """Without commits the time is still written once a minute, so that it is not lost in a crash."""
+    """Without commits the time is still written once a minute, so a crash does not lose it."""
     clock = FakeClock()
     store = open_log(tmp_path / "log", clock)
     commit(store, a_commit(1, 1, ttl_s=300.0))
