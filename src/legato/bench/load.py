@@ -92,7 +92,9 @@ class Load:
 
     def id_of(self, ordinal: int) -> int:
         """Return the correlation id of the load's ``ordinal``-th sequence."""
-        return self.first_id + ordinal % self.ids
+        # Each place in the load has ids of its own: no id is in flight twice.
+        turn, place = divmod(ordinal, self.sequences)
+        return self.first_id + place + self.sequences * (turn % (self.ids // self.sequences))
 
 
 def parse_address(url: str) -> tuple[str, bool]:

@@ -75,7 +75,7 @@ def run(
     Raises:
         LoadError: The load cannot be made.
     """
-    console.print(headline(load), highlight=False, markup=False)
+    console.print(headline(load), highlight=False, markup=False, soft_wrap=True)
     with ctrl_c() as interrupted, Generator(load, target, pid) as generator:
         with Progress(console, generator, seconds + warm_up_s) as progress:
             first = generator.mark()

@@ -120,7 +120,9 @@ def command(  # noqa: PLR0917 - the command line is one list of options
         )
         result = run(load, target, console, seconds=seconds, warm_up_s=warm_up, pid=pid)
     except LoadError as error:
-        console.print(f"bench: {error}", style="bold red", highlight=False, markup=False)
+        console.print(
+            f"bench: {error}", style="bold red", highlight=False, markup=False, soft_wrap=True
+        )
         raise typer.Exit(2) from None
     _tell(load, result, console, as_json=as_json, output=output)
     raise typer.Exit(1 if result.wrong or result.failed or not result.steps else 0)

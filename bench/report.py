@@ -1,0 +1,174 @@
+"""Writes what was measured: a page, a plot, and JSON for the next run to compare with."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from models import MODELS
+from scenarios import GOALS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from measure import Effort, Row
+
+PAGE, PLOT, FIGURES = "benchmarks.md", "benchmarks.png", "benchmarks.json"
+_STYLES = {"stream": ("o-", "#2a6f97"), "unary": ("s--", "#c8553d")}
+_BARE = ("^:", "#6b705c")
+
+
+def write(
+    folder: Path, rows: Sequence[Row], machine: Mapping[str, str], effort: Effort
+) -> list[Path]:
+    """Write page, plot and figures into a folder; return their paths."""
+    figures = {
+        "machine": dict(machine),
+        "effort": asdict(effort),
+        "rows": {row.name: asdict(row) for row in rows},
+    }
+    paths = [folder / name for name in (PAGE, PLOT, FIGURES)]
+    paths[0].write_text(page(rows, machine, effort), encoding="utf-8")
+    draw(rows, paths[1])
+    paths[2].write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    return paths
+
+
+def page(rows: Sequence[Row], machine: Mapping[str, str], effort: Effort) -> str:
+    """Return the page as Markdown."""
+    parts = [
+        "# Benchmarks",
+        "Written by `make bench` (`bench/run.py`); do not edit. Lower microseconds are better. "
+        "**Server CPU** is user and system time of the whole serving process, all its threads, "
+        "Envoy included, divided by the steps answered. **Bare** is ONNX Runtime alone in a loop "
+        "on one thread, at a batch of as many rows as there are sequences: no clients, no "
+        "network, no state to keep apart. **Share** is bare divided by server: the part of the "
+        "server's CPU time that the model itself would have needed.",
+        *_goal_section(rows),
+        "![Server CPU a step](benchmarks.png)",
+    ]
+    for model in dict.fromkeys(row.model for row in rows):
+        parts.append(f"## {model}\n\n{MODELS[model].about[0].upper()}{MODELS[model].about[1:]}.")
+        parts.append(_table([row for row in rows if row.model == model]))
+    parts.append(_how(machine, effort))
+    return "\n\n".join(parts) + "\n"
+
+
+def _goal_section(rows: Sequence[Row]) -> list[str]:
+    by_name = {row.name: row for row in rows}
+    lines = ["| promise | limit | aim | measured | kept |", "| --- | --- | --- | --- | --- |"]
+    for goal in GOALS:
+        row = by_name.get(goal.scenario.name)
+        if row is None:
+            continue
+        value = getattr(row, goal.figure)
+        sign = "<=" if goal.at_most else ">="
+        unit = " us" if goal.figure.endswith("_us") else ""
+        aim = "" if goal.aim is None else f"{goal.aim:g}{unit}"
+        kept = "yes" if goal.reached(value) else "**no**"
+        limit = f"{sign} {goal.limit:g}{unit}"
+        lines.append(f"| {goal.what} | {limit} | {aim} | {_short(value)}{unit} | {kept} |")
+    return ["\n".join(lines)] if len(lines) > 2 else []
+
+
+def _table(rows: Sequence[Row]) -> str:
+    lines = [
+        "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
+        "| mean batch | bare us/step | share |",
+        "| --- " + "| ---: " * 9 + "|",
+    ]
+    for row in rows:
+        low, high = row.server_us_range
+        lines.append(
+            f"| {_transport(row)} | {row.sequences} | **{_short(row.server_us)}** "
+            f"| {_short(low)} .. {_short(high)} | {row.steps_per_s:,.0f} | {row.p50_ms:.2f} "
+            f"| {row.p99_ms:.2f} | {row.mean_batch:.1f} | {_short(row.bare_us)} "
+            f"| {row.share:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def _transport(row: Row) -> str:
+    extra = row.name.split("/")[3:]
+    return ", ".join([row.transport, *extra])
+
+
+def _how(machine: Mapping[str, str], effort: Effort) -> str:
+    facts = "\n".join(f"| {name} | {value} |" for name, value in machine.items())
+    return (
+        "## How it was measured\n\n"
+        f"`make bench`, or `make bench ARGS=--full` for longer windows and more scenarios. "
+        f"Each figure is the median of {effort.windows} windows of {effort.window_s:g} s; the bare "
+        f"loop runs for {effort.bare_s:g} s after each window, so that both see the same "
+        "machine. The load is closed: every sequence sends its next step when it has the answer "
+        "to its last one; sequences are 16 to 24 steps long. Server, load generator and bare "
+        "loop share the cores, so steps/s and latencies say as much about the generator and "
+        "other work on the machine as about the server; CPU a step is what to compare. One "
+        "sequence alone costs more a step, because nothing shares its model call or its "
+        "wake-ups. Answers of the accumulator are checked: every one was right.\n\n"
+        "A server of one's own, or any other that speaks KServe v2 over gRPC, is measured with "
+        "`legato bench HOST:PORT --model NAME --pid PID`.\n\n"
+        f"| machine | |\n| --- | --- |\n{facts}"
+    )
+
+
+def _short(value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Draw server CPU a step over the number of sequences, a panel a model."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    models = list(dict.fromkeys(row.model for row in rows))
+    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.6), squeeze=False)
+    for panel, model in zip(panels[0], models, strict=True):
+        mine = [row for row in rows if row.model == model and len(row.name.split("/")) == 3]
+        for transport, (style, colour) in _STYLES.items():
+            found = [row for row in mine if row.transport == transport]
+            _curve(panel, found, "server_us", (style, colour), f"server, {transport}")
+        unique = {row.sequences: row for row in mine}
+        bare = [unique[count] for count in sorted(unique)]
+        _curve(panel, bare, "bare_us", _BARE, "bare runtime")
+        panel.set(title=model, xlabel="sequences", xscale="log", yscale="log")
+        counts = sorted({row.sequences for row in mine})
+        panel.set_xticks(counts, [str(count) for count in counts])
+        panel.minorticks_off()
+        panel.grid(alpha=0.3)
+    panels[0][0].set_ylabel("CPU microseconds a step")
+    panels[0][0].legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    plt.close(figure)
+
+
+def _curve(
+    panel: Any, rows: Sequence[Row], column: str, look: tuple[str, str], label: str
+) -> None:
+    rows = sorted(rows, key=lambda row: row.sequences)
+    if rows:
+        style, colour = look
+        values = [getattr(row, column) for row in rows]
+        panel.plot([row.sequences for row in rows], values, style, color=colour, label=label)
+
+
+def compared(rows: Sequence[Row], before: Mapping[str, Any]) -> list[str]:
+    """Say how server CPU has changed since an earlier run's figures."""
+    lines = []
+    for row in rows:
+        old = before.get("rows", {}).get(row.name)
+        if old:
+            change = row.server_us / old["server_us"] - 1
+            lines.append(
+                f"{row.name:32} {_short(old['server_us']):>6} -> {_short(row.server_us):>6} us "
+                f"({change:+.0%})"
+            )
+    return lines

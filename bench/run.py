@@ -1,0 +1,98 @@
+"""Measures Legato and writes docs/benchmarks.md; ``make bench`` runs this.
+
+Quick by default (about three minutes); ``--full`` takes longer windows and more
+scenarios. ``--only accumulator/stream`` picks scenarios by name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT / "bench")]
+
+if TYPE_CHECKING:
+    from measure import Effort, Row
+    from scenarios import Scenario
+
+
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
+    parser.add_argument("--full", action="store_true", help="longer windows, more scenarios")
+    parser.add_argument("--only", default="", metavar="REGEX", help="scenarios by name")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
+    parser.add_argument(
+        "--output", type=Path, default=ROOT / "docs", help="folder for page, plot and figures"
+    )
+    parser.add_argument(
+        "--compare", type=Path, metavar="JSON", help="show the change since these figures"
+    )
+    return parser.parse_args()
+
+
+def main() -> int:
+    """Measure, write, say where; 1 if the server failed a step or gave a wrong answer."""
+    import machine
+    import measure
+    import report
+    import scenarios
+
+    options = arguments()
+    listed = scenarios.FULL if options.full else scenarios.QUICK
+    chosen = [scenario for scenario in listed if re.search(options.only, scenario.name)]
+    if options.list or not chosen:
+        print("\n".join(scenario.name for scenario in listed))
+        return 0 if chosen else 2
+    before = json.loads(options.compare.read_text()) if options.compare else {}
+    effort = measure.FULL if options.full else measure.QUICK
+    facts = machine.describe()
+    began = machine.load_average()
+    rows = run(chosen, effort)
+    facts["load average"] = f"{began:.1f} before, {machine.load_average():.1f} after"
+    options.output.mkdir(parents=True, exist_ok=True)
+    for path in report.write(options.output, rows, facts, effort):
+        print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
+    print("\n".join(report.compared(rows, before)))
+    bad = [row for row in rows if row.failed or row.wrong]
+    for row in bad:
+        print(f"{row.name}: {row.failed} steps failed, {row.wrong} answers were wrong")
+    return 1 if bad else 0
+
+
+def run(chosen: list[Scenario], effort: Effort) -> list[Row]:
+    """Measure the scenarios, one server for all that agree on its options."""
+    from measure import measure
+    from models import MODELS
+    from server import Server
+
+    rows: dict[str, Row] = {}
+    with tempfile.TemporaryDirectory(prefix="legato-bench-models-") as name:
+        models = Path(name)
+        for model in {scenario.model for scenario in chosen}:
+            MODELS[model].install(model, models / model)
+        ordered = sorted(chosen, key=lambda scenario: scenario.server.arguments)
+        for server_arguments, group in itertools.groupby(
+            ordered, key=lambda scenario: scenario.server.arguments
+        ):
+            with Server(models, server_arguments) as server:
+                for scenario in group:
+                    row = rows[scenario.name] = measure(scenario, server, models, effort)
+                    print(
+                        f"[{len(rows)}/{len(chosen)}] {row.name:28} {row.server_us:7.1f} us/step  "
+                        f"bare {row.bare_us:6.1f}  {row.steps_per_s:8,.0f} steps/s  "
+                        f"p99 {row.p99_ms:7.2f} ms  batch {row.mean_batch:5.1f}",
+                        flush=True,
+                    )
+    return [rows[scenario.name] for scenario in chosen]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
