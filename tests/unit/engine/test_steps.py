@@ -379,14 +379,26 @@ def test_without_dedupe_an_equal_request_id_is_a_new_step(make) -> None:
     assert h.state() == state_of([1, 1])
 
 
-def test_the_replay_of_a_memory_store_promises_no_durability(make) -> None:
-    """A wanted level that the store cannot reach is not claimed later either."""
+def test_a_level_that_the_store_cannot_reach_is_refused(make) -> None:
+    """It is not silently lowered: the sequence does not begin."""
     h = make()
     h.load()
-    first = h.ask(1, 1, start=True, number=1, level="disk")
+
+    refused = h.ask(1, 1, start=True, number=1, level="disk")
+
+    assert isinstance(refused, StoreUnavailableError)
+    assert isinstance(h.ask(1, 1, number=2), UnknownSequenceError)
+
+
+def test_the_replay_of_a_memory_store_promises_no_durability(make) -> None:
+    """What is kept in memory says so, the first time and again."""
+    h = make()
+    h.load()
+    first = h.ask(1, 1, start=True, number=1)
 
     again = h.ask(1, 1, start=True, number=1)
 
+    assert again.replayed
     assert first.durability == again.durability == "none"
 
 
