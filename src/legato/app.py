@@ -17,11 +17,13 @@ from starlette.routing import Route
 
 from legato.core.errors import ConfigError
 from legato.engine.engine import Engine
+from legato.engine.suspicion import Suspicion
 from legato.observe import log as logs
 from legato.observe import metrics
 from legato.protocols.kserve import grpc_service, rest
 from legato.protocols.rpc import health, reflection
 from legato.protocols.rpc.app import RpcApp
+from legato.protocols.rpc.service import Status
 from legato.repository.loader import load_paths
 from legato.stores.registry import open_store
 from legato.ui import status
@@ -47,13 +49,23 @@ class Server:
         store = open_store(options.store, options.data, level=options.durability, clock=time.time)
         self.settings = options
         self.restarts = settings.restarts
-        self.engine = Engine(store, max_resident_bytes=options.max_resident_state)
+        self.died = settings.died
+        crash = settings.crash
+        suspicion = (
+            Suspicion(crash.note, crash.suspects, crash.quarantined)
+            if crash.note or crash.quarantined
+            else None
+        )
+        self.engine = Engine(
+            store, max_resident_bytes=options.max_resident_state, suspicion=suspicion
+        )
         self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
         self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
 
     def ready(self) -> bool:
-        """Whether new work is taken."""
-        return self.engine.ready and not self.engine.draining
+        """Whether new work is taken: not while the store cannot write."""
+        engine = self.engine
+        return engine.ready and not engine.draining and engine.store.statistics().writable
 
     async def start(self) -> None:
         """Load every model.
@@ -81,6 +93,7 @@ class Server:
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what is in flight; false if time ran out."""
         done = await self.engine.drain(timeout_s)
+        self.rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
         await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
         return done
 
@@ -96,6 +109,35 @@ class Server:
             }
             for model in self.engine.models()
         ]
+
+    def describe_store(self) -> dict[str, Any]:
+        """Return where sequences are kept, for the ready line."""
+        store = self.engine.store
+        folder = self.settings.data if self.settings.store != "memory" else None
+        return {
+            "kind": store.name,
+            "folder": None if folder is None else str(folder),
+            "level": store.level,
+            "sequences": store.statistics().live,
+        }
+
+    def health(self) -> dict[str, Any]:
+        """Return how the server is, for people and monitors."""
+        found = self.engine.store.statistics()
+        suspicion = self.engine.suspicion
+        return {
+            "live": True,
+            "ready": self.ready(),
+            "draining": self.engine.draining,
+            "store": {
+                **self.describe_store(),
+                "writable": found.writable,
+                "problem": found.problem,
+            },
+            "restarts": self.restarts,
+            "died": self.died,
+            "quarantined": sorted(suspicion.quarantined, key=repr) if suspicion else [],
+        }
 
 
 def _rpc_services(server: Server) -> list[Service]:
@@ -117,10 +159,15 @@ def _routes(server: Server) -> list[Any]:
         return Response(body, media_type=content_type)
 
     async def status_page(_request: Request) -> Response:
-        return HTMLResponse(status.render(server.engine))
+        return HTMLResponse(status.render(server.engine, server.health()))
+
+    async def health_page(_request: Request) -> Response:
+        found = server.health()
+        return JSONResponse(found, status_code=200 if found["ready"] else 503)
 
     return [
         Route("/", status_page),
+        Route("/health", health_page),
         Route("/metrics", metrics_page),
         *rest.routes(
             server.engine,

@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from legato.core.errors import ConfigError
 
@@ -21,8 +21,29 @@ if TYPE_CHECKING:
 PREFIX = "LEGATO_"
 CHILD_VARIABLE = "LEGATO_CHILD"
 _LISTS = ("models", "extra_ports")
+_UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
+
+def parse_size(value: object) -> object:
+    """Read ``512M`` or ``2G`` (powers of 1024, with or without ``B``) as bytes.
+
+    Raises:
+        ValueError: It is no size.
+    """
+    if not isinstance(value, str):
+        return value
+    text = value.strip().upper().removesuffix("B").removesuffix("I")
+    unit = text[-1:] if text[-1:] in _UNITS else ""
+    try:
+        return int(float(text.removesuffix(unit)) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        raise ValueError("a size is a number of bytes, or one with K, M, G or T") from None
+
+
+Size = Annotated[int, BeforeValidator(parse_size), Field(ge=0)]
 Port = Annotated[int, Field(ge=0, le=65535)]
+StepName = tuple[str, int | str, int]
+"""A step of a sequence: model, correlation id, number."""
 
 
 class ServerSettings(BaseModel):
@@ -33,7 +54,7 @@ class ServerSettings(BaseModel):
         host: Address to listen on; loopback unless said otherwise.
         port: Port of every protocol; 0 = any free one.
         extra_ports: Further ports of the same server.
-        data: Folder of the store; not needed for ``memory``.
+        data: Folder of the store; ``None`` only for ``memory``.
         store: Where committed state lives.
         durability: What an acknowledged step survives: death of the process or of the machine.
         log_level, log_form: See :func:`legato.observe.log.configure`.
@@ -42,6 +63,8 @@ class ServerSettings(BaseModel):
         max_message_bytes: Largest request.
         drain_timeout_s: How long stopping waits for steps in flight.
         max_resident_state: Bytes of idle sequences' state kept in memory; 0 = no limit.
+        longest_restart_delay_s: Longest wait before a serving process that died is
+            started again.
         workers: Envoy threads that move bytes; Python has one of its own.
     """
 
@@ -52,15 +75,33 @@ class ServerSettings(BaseModel):
     port: Port = 8000
     extra_ports: tuple[Port, ...] = ()
     data: Path | None = None
-    store: Literal["memory", "log", "sqlite"] = "memory"
+    store: Literal["memory", "log", "sqlite"] = "log"
     durability: Literal["process", "disk"] = "process"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_form: Literal["auto", "json", "console"] = "auto"
     stream_order: Literal["sequence", "request"] = "sequence"
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     drain_timeout_s: float = Field(default=30.0, ge=0)
-    max_resident_state: int = Field(default=0, ge=0)
+    max_resident_state: Size = 1024**3
+    longest_restart_delay_s: float = Field(default=5.0, gt=0)
     workers: int = Field(default=1, ge=1, le=64)
+
+
+class CrashSettings(BaseModel):
+    """What a process started after a crash should know of it.
+
+    Attributes:
+        note: File to say in which steps are being run; ``None`` = the crash was none
+            that a step can cause.
+        suspects: Steps that were running together when a process crashed.
+        quarantined: Steps that crashed it alone; they are not run again.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    note: Path | None = None
+    suspects: tuple[StepName, ...] = ()
+    quarantined: tuple[StepName, ...] = ()
 
 
 class ChildSettings(BaseModel):
@@ -70,6 +111,8 @@ class ChildSettings(BaseModel):
         server: The settings.
         control_fd: Inherited socket to the supervisor; ``None`` = there is none.
         restarts: How often this process was started again after it had died.
+        died: How the process before this one ended; "" = this is the first.
+        crash: Set after a crash.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -77,6 +120,8 @@ class ChildSettings(BaseModel):
     server: ServerSettings
     control_fd: int | None = None
     restarts: int = 0
+    died: str = ""
+    crash: CrashSettings = CrashSettings()
 
 
 def from_environment(options: Mapping[str, Any], environment: Mapping[str, str]) -> ServerSettings:
@@ -96,13 +141,36 @@ def from_environment(options: Mapping[str, Any], environment: Mapping[str, str])
             values[name] = text.split(",") if name in _LISTS else text
             sources[name] = variable
     try:
-        return ServerSettings.model_validate(values)
+        settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0])
         raise ConfigError(
             f"{first['msg']}, got {first['input']!r}", key=sources.get(name, name)
         ) from error
+    if settings.store == "memory":
+        return settings
+    folder = settings.data or default_folder(environment) / f"sequences-{settings.store}"
+    return settings.model_copy(update={"data": folder.absolute()})
+
+
+def default_folder(environment: Mapping[str, str]) -> Path:
+    """Return this user's folder: ``$XDG_DATA_HOME/legato`` or ``~/.local/share/legato``.
+
+    Raises:
+        ConfigError: This user has no home.
+    """
+    base = environment.get("XDG_DATA_HOME", "")
+    if base.startswith("/"):  # the rule says to pass over relative ones
+        return Path(base) / "legato"
+    home = environment.get("HOME", "")
+    if not home.startswith("/"):
+        raise ConfigError(
+            "there is no home folder to keep sequences in",
+            key="--data",
+            fix="give a folder with --data, or keep nothing with --store memory",
+        )
+    return Path(home) / ".local" / "share" / "legato"
 
 
 def server_settings(options: Mapping[str, Any]) -> ServerSettings:

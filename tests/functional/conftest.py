@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 SOURCE = Path(__file__).resolve().parents[2] / "src"
 STOP_S = 20
@@ -106,8 +106,16 @@ class Served:
             stream.close()
 
 
-def start(*paths: Path | str, **settings: object) -> Served:
-    """Start ``legato serve PATHS --name value ...`` without waiting for it."""
+def start(
+    *paths: Path | str, environment: Mapping[str, str] | None = None, **settings: object
+) -> Served:
+    """Start ``legato serve PATHS --name value ...`` without waiting for it.
+
+    Sequences are kept in memory unless a setting says otherwise: never in the folder of
+    the person who runs the tests.
+    """
+    if not {"data", "store"} & set(settings):
+        settings["store"] = "memory"
     arguments = [sys.executable, "-m", "legato", "serve", *map(str, paths), "--announce", "json"]
     for name, value in {"port": 0, **settings}.items():
         for entry in value if isinstance(value, list | tuple) else [value]:
@@ -118,7 +126,7 @@ def start(*paths: Path | str, **settings: object) -> Served:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(SOURCE)},
+            env={**os.environ, "PYTHONPATH": str(SOURCE), **(environment or {})},
         )
     )
     served.follow()

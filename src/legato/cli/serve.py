@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -32,12 +32,16 @@ def command(
     extra_port: Annotated[
         list[int] | None, typer.Option(help="A further port of the same server; repeatable.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="Folder of the store.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(help="Folder to keep sequences in; one server each.  [in the user's data]"),
+    ] = None,
     store: Annotated[
-        str | None, typer.Option(help="memory, log or sqlite.  [memory; log with --data]")
+        str | None, typer.Option(help="log, sqlite, or memory to keep nothing.  [log]")
     ] = None,
     durability: Annotated[
-        str | None, typer.Option(help="What a reply survives: process or disk.  [process]")
+        str | None,
+        typer.Option(help="What a reply survives: 'process' its death, 'disk' power loss too."),
     ] = None,
     stream_order: Annotated[
         str | None,
@@ -45,7 +49,8 @@ def command(
     ] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest request.")] = None,
     max_resident_state: Annotated[
-        int | None, typer.Option(help="Bytes of idle state kept in memory; 0 = no limit.")
+        str | None,
+        typer.Option(help="Idle state kept in memory, as 512M or 2G; 0 = no limit.  [1G]"),
     ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="Seconds that stopping waits for steps in flight.  [30]")
@@ -71,7 +76,7 @@ def command(
             "port": port,
             "extra_ports": extra_port or None,
             "data": data,
-            "store": store or ("log" if data else None),
+            "store": store,
             "durability": durability,
             "stream_order": stream_order,
             "max_message_bytes": max_message_bytes,
@@ -120,7 +125,20 @@ def as_line(ready: Ready) -> str:
     where = ", ".join(f"{host}:{port}" for port in ready.ports)
     return (
         f"legato {__version__} is ready: serves {shown} on http+grpc {where} "
-        f"in {ready.seconds:.1f} s"
+        f"in {ready.seconds:.1f} s; {_store(ready.store)}"
+    )
+
+
+_SURVIVES = {"process": "survives the death of the process", "disk": "survives loss of power"}
+
+
+def _store(store: dict[str, Any]) -> str:
+    if store["folder"] is None:
+        return "keeps sequences in memory only"
+    count = store["sequences"]
+    return (
+        f"keeps {count} sequence{'' if count == 1 else 's'} in {store['folder']} "
+        f"({store['kind']}, {store['level']}: {_SURVIVES[store['level']]})"
     )
 
 

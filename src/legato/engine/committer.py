@@ -30,6 +30,12 @@ class Committer:
         )
         self._thread: threading.Thread | None = None
         if not store.inline:
+            self.use_thread()
+
+    def use_thread(self) -> None:
+        """Call the store in a thread from now on; called on the loop, between two calls."""
+        if self._thread is None:
+            self.store.inline = False
             self._thread = threading.Thread(target=self._work, name="legato-store", daemon=True)
             self._thread.start()
 

@@ -37,7 +37,16 @@ from legato.core.errors import (
     UnknownSequenceError,
 )
 from legato.core.reply import decode_reply, encode_reply
-from legato.core.types import EndReason, Receipt, RecordHead, Reply, SequenceKey, StateRow, WhenFull
+from legato.core.types import (
+    Durability,
+    EndReason,
+    Receipt,
+    RecordHead,
+    Reply,
+    SequenceKey,
+    StateRow,
+    WhenFull,
+)
 from legato.engine.committer import Committer
 from legato.engine.model import ModelHandle, digest_inputs
 from legato.engine.table import Model
@@ -55,6 +64,7 @@ from legato.stores.base import (
     Ok,
     Owned,
 )
+from legato.stores.rules import LEVELS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -62,6 +72,7 @@ if TYPE_CHECKING:
     from legato.core.types import CorrelationId, Step
     from legato.engine.batch import BatchOutcome, RowResult
     from legato.engine.instance import Instance
+    from legato.engine.suspicion import Suspicion
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import Runtime
     from legato.stores.base import AcquireResult, CommitResult, Listed, Store
@@ -84,6 +95,7 @@ class Engine:
             (0 = none); beyond it the least recently used are parked.
         max_queued: Bound on unanswered steps, all models together.
         on_fatal: Called when the store can no longer be trusted; must end the process.
+        suspicion: What is known of steps that crashed the process before this one.
     """
 
     def __init__(
@@ -95,6 +107,7 @@ class Engine:
         max_resident_bytes: int = 0,
         max_queued: int = 100_000,
         on_fatal: Callable[[Exception], None] | None = None,
+        suspicion: Suspicion | None = None,
     ) -> None:
         self.store = store
         self.ready = False
@@ -103,7 +116,9 @@ class Engine:
         self.max_resident_bytes = max_resident_bytes
         self._clock = clock
         self._owner = owner
+        self.suspicion = suspicion
         self._on_fatal = on_fatal or _die
+        self._writable = True
         self._models: dict[str, Model] = {}
         self._unanswered = 0
         self._resident_bytes = 0
@@ -172,6 +187,8 @@ class Engine:
                 runtime.close()
             raise
         handle = ModelHandle(config, runtimes, digest)
+        for instance in handle.instances:
+            instance.suspicion = self.suspicion
         model = self._models.get(config.name)
         if model is None:
             model = self._models[config.name] = Model(config.name)
@@ -502,6 +519,10 @@ class Engine:
             self._finish(steps.popleft(), SequenceLimitError(model.name, model.max_live))
             return False
         steps.popleft()
+        unreachable = self._raise_level(step)
+        if unreachable is not None:
+            self._finish(step, unreachable)
+            return False
         try:
             handle = model.handle(step.version)
             problem = handle.check(step, first=True)
@@ -521,6 +542,20 @@ class Engine:
             model.creating += 1
         self._schedule(handle, work)
         return True
+
+    def _raise_level(self, step: Step) -> ServerError | None:
+        """Get ready for a sequence with more durability than the others have."""
+        level = self.store.level
+        if not step.level or LEVELS.index(step.level) <= LEVELS.index(level):
+            step.level = level
+            return None
+        if level == Durability.NONE.value:
+            return StoreUnavailableError(
+                f"this server keeps sequences in memory only; it cannot reach level '{step.level}'"
+            )
+        # Its commits wait for the disk, which the event loop must not.
+        self._committer.use_thread()
+        return None
 
     def _live(self, model: Model) -> int:
         return self.store.live(model.name) + model.creating
@@ -723,7 +758,7 @@ class Engine:
             if not isinstance(results, Exception):
                 handle.statistics.commit_s.observe(time.perf_counter() - started)
                 self._publish(handle, done, batch, replies, results)
-            elif isinstance(results, ServerError):
+            elif isinstance(results, StorageFullError):  # the one that says: nothing was written
                 for work, _row in done:
                     self._fail(work, results)
             elif getattr(results, "fatal", False):
@@ -758,7 +793,7 @@ class Engine:
                 work.sequence.key, work.incarnation, 1, 1, (receipt,), state, True, work.replaces,
                 end, handle.version, handle.digest, step.dialect.name,
                 config.idle_timeout_s if step.ttl_s is None else step.ttl_s,
-                step.level or self.store.level, waited,
+                step.level, waited,
             )  # fmt: skip
         keep = handle.config.sequences.receipts
         receipts = (receipt,) if keep == 1 else (*head.receipts, receipt)[-keep:]
@@ -884,24 +919,22 @@ class Engine:
 
     def _give_up(self, done: list[tuple[Work, RowResult]], error: Exception) -> None:
         log.error("commit_unknown", error=str(error), steps=len(done))
+        answer: ServerError = StoreUnavailableError(
+            "the store did not answer and it is not known whether the step was committed; "
+            "send it again with its step number",
+            retry_after_s=0.5,
+        )
+        if isinstance(error, StateDamagedError):
+            answer = error
         for work, _row in done:
             self._forget(work.sequence)
-            self._fail(
-                work,
-                StoreUnavailableError(
-                    "the store did not answer and it is not known whether the step was committed; "
-                    "send it again with its step number",
-                    retry_after_s=0.5,
-                ),
-            )
+            self._fail(work, answer)
 
     # -- ends of steps ------------------------------------------------------------------------
 
     def _fail(self, work: Work, error: ServerError) -> None:
         """Answer a scheduled step with an error; its sequence is as it was and goes on."""
         work.handle.statistics.failed[error.code] += 1
-        if isinstance(error, StorageFullError):
-            log.warning("storage_full", model=work.handle.name)
         model = self._models.get(work.handle.name)
         if work.create and not work.replaces and model is not None:
             model.creating -= 1
@@ -998,6 +1031,17 @@ class Engine:
                 log.exception("sweep_failed")
                 if getattr(error, "fatal", False):
                     self._on_fatal(error)
+            self._look_after_store()
+
+    def _look_after_store(self) -> None:
+        """Say once that the store cannot write, and once that it can again."""
+        found = self.store.statistics()
+        if found.writable is not self._writable:
+            self._writable = found.writable
+            if found.writable:
+                log.info("store_writable_again")
+            else:
+                log.error("store_not_writable", problem=found.problem)
 
     async def sweep(self, limit: int = 1000) -> int:
         """End expired sequences; a step in flight or waiting stops the idle clock."""

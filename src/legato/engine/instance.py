@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from legato.engine.model import ModelHandle
+    from legato.engine.suspicion import Suspicion
     from legato.engine.work import Work
     from legato.runtimes.base import Runtime
 
@@ -39,11 +40,15 @@ def rows_of(plan: list[Work]) -> list[BatchRow]:
 
 
 class Instance:
-    """Runs one plan at a time. The thread starts with the first plan that needs it."""
+    """Runs one plan at a time. The thread starts with the first plan that needs it.
+
+    ``suspicion`` is set after a crash of the process.
+    """
 
     def __init__(self, handle: ModelHandle, runtime: Runtime) -> None:
         self.handle = handle
         self.runtime = runtime
+        self.suspicion: Suspicion | None = None
         self._plans: queue.SimpleQueue[tuple[list[Work], Done] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
@@ -51,11 +56,17 @@ class Instance:
         """Run a plan here and now; never raises, so that every step of it is answered."""
         try:
             fault("step.before_run")
-            outcome = self.handle.batcher.run(self.runtime, rows_of(plan))
+            if self.suspicion is None:
+                outcome = self._run(plan)
+            else:
+                outcome = self.suspicion.run(plan, self._run)
             fault("step.after_run")
         except Exception as error:  # noqa: BLE001 - told to each step of the plan
             return BatchOutcome([as_model_error(error)] * len(plan), 0.0)
         return outcome
+
+    def _run(self, plan: list[Work]) -> BatchOutcome:
+        return self.handle.batcher.run(self.runtime, rows_of(plan))
 
     def submit(self, plan: list[Work], done: Done) -> None:
         """Run a plan in the instance's thread; ``done`` is called there."""

@@ -1,7 +1,7 @@
 """What runs inside Envoy: the app, and the serving process's end of the control channel.
 
 The channel is a socket that carries one JSON object a line. This end says
-``{"ready": [...]}`` or ``{"error": "..."}`` once, and ``{"drained": true}`` after
+``{"ready": [...], "store": {...}}`` or ``{"error": "..."}`` once, and ``{"drained": true}`` after
 it was told ``{"drain": seconds}``. When the other end goes, so does this process.
 """
 
@@ -45,7 +45,7 @@ class Control:
         channel.setblocking(False)
         reader, writer = await asyncio.open_connection(sock=channel)
         self._task = asyncio.create_task(self._obey(server, reader, writer), name="legato-control")
-        _write(writer, {"ready": server.describe()})
+        _write(writer, {"ready": server.describe(), "store": server.describe_store()})
 
     def failed(self, problem: str) -> None:
         """Say why nothing is served."""

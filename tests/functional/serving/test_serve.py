@@ -18,13 +18,18 @@ TIMEOUT_S = 60
 
 
 def run(*arguments: object, **environment: str) -> subprocess.CompletedProcess:
-    """Run ``legato`` to its end."""
+    """Run ``legato`` to its end, with nothing kept unless the environment says so."""
     return subprocess.run(
         [sys.executable, "-m", "legato", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=TIMEOUT_S,
-        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(SOURCE), **environment},
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(SOURCE),
+            "LEGATO_STORE": "memory",
+            **environment,
+        },
         check=False,
     )
 
@@ -101,7 +106,8 @@ def test_the_ready_line_says_what_where_and_how_fast(tmp_path) -> None:
     (line,) = served.lines
     assert re.fullmatch(
         r"legato \S+ is ready: serves counter \(python, 1 state, batched\) "
-        r"on http\+grpc 127\.0\.0\.1:\d+ in \d+\.\d s\n",
+        r"on http\+grpc 127\.0\.0\.1:\d+ in \d+\.\d s; "
+        r"keeps sequences in memory only\n",
         line,
     )
 

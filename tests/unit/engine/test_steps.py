@@ -14,6 +14,7 @@ from legato.core.errors import (
     SequenceExistsError,
     StepAppliedError,
     StepGapError,
+    StoreUnavailableError,
     UnknownModelError,
     UnknownSequenceError,
 )

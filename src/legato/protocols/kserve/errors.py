@@ -239,7 +239,7 @@ CASES: dict[str, Case] = {
     "cancelled": Case(Status.CANCELLED, 499, _constant("")),
     "model_failed": Case(Status.INTERNAL, 500, _own),
     "non_finite_state": Case(Status.INTERNAL, 500, _own),
-    "storage_full": Case(Status.RESOURCE_EXHAUSTED, 429, _own),
+    "storage_full": Case(Status.RESOURCE_EXHAUSTED, 503, _own),
     "store_unavailable": Case(Status.UNAVAILABLE, 503, _own),
     "bad_model_output": Case(Status.INTERNAL, 500, _own),
 }

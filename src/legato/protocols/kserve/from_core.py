@@ -42,8 +42,10 @@ def _entry(key: str, value: pb.InferParameter) -> bytes:
 
 
 @lru_cache(maxsize=8192)
-def _step_entry(step: int) -> bytes:
-    return _entry("sequence_step", pb.InferParameter(int64_param=step))
+def _step_entry(step: int, durability: str) -> bytes:
+    """Return the parameters that every reply of a sequence carries."""
+    number = _entry("sequence_step", pb.InferParameter(int64_param=step))
+    return number + _entry("sequence_durability", pb.InferParameter(string_param=durability))
 
 
 _FINAL = _entry("triton_final_response", pb.InferParameter(bool_param=True))
@@ -79,7 +81,7 @@ class ReplyWriter:
             parts += (_ID, varint(len(name)), name)
         step = reply.step
         if step:
-            parts.append(_step_entry(step))
+            parts.append(_step_entry(step, reply.durability))
             if step == 1 or reply.replayed:
                 parts.append(_rare_entries(reply))
         for data in reply.data:

@@ -18,6 +18,8 @@ Value = bool | int | float | str
 
 _UINT64 = 2**64
 _INT64_MAX = 2**63 - 1
+_LEVELS = ("process", "disk")
+_LONGEST_IDLE_S = 1e10
 
 
 class Setting(NamedTuple):
@@ -101,6 +103,22 @@ def _timeout(key: str, value: Value) -> Setting:
     return Setting("queue_timeout_s", _count(key, value) / 1e6)
 
 
+def _durability(key: str, value: Value) -> Setting:
+    if not isinstance(value, str):
+        raise _wrong_type(key, "string_param")
+    if value not in _LEVELS:
+        raise ClientError(f"invalid value for '{key}' parameter, expected 'process' or 'disk'")
+    return Setting("level", value)
+
+
+def _idle_timeout(key: str, value: Value) -> Setting:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise _wrong_type(key, "int64_param or double_param")
+    if not 0 <= value < _LONGEST_IDLE_S:
+        raise ClientError(f"invalid value for '{key}' parameter, expected seconds, got {value}")
+    return Setting("ttl_s", float(value))
+
+
 def _ignored(_key: str, _value: Value) -> Setting:
     return NOTHING
 
@@ -113,6 +131,8 @@ _KNOWN: dict[str, Callable[[str, Value], Setting]] = {
     "sequence_restart": _flag("restart"),
     "sequence_acknowledged": _acknowledged,
     "sequence_incarnation": _incarnation,
+    "sequence_durability": _durability,
+    "sequence_idle_timeout_s": _idle_timeout,
     "priority": _priority,
     "timeout": _timeout,
     "triton_enable_empty_final_response": _ignored,  # only decoupled models have one

@@ -316,7 +316,10 @@ def write_reply(reply: Reply, step: Step, wish: Wish) -> tuple[bytes, int | None
 
 
 def _reply_parameters(reply: Reply) -> dict[str, Any]:
-    parameters: dict[str, Any] = {"sequence_step": reply.step}
+    parameters: dict[str, Any] = {
+        "sequence_step": reply.step,
+        "sequence_durability": reply.durability,
+    }
     if reply.replayed:
         parameters["sequence_replayed"] = True
     if reply.step == 1 and reply.incarnation:

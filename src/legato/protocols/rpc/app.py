@@ -77,6 +77,12 @@ class RpcApp:
             bridge.receive().add_done_callback(call.received)
         await bridge.run()
 
+    def close_all(self, status: Status, message: str) -> None:
+        """End every open call with this status; call it on the event loop."""
+        if self._wiring is not None:
+            for call in list(self._wiring.open):
+                call.close(status, message)
+
     def _begin(self) -> Wiring:
         """Learn the loop from the first call."""
         loop = asyncio.get_running_loop()

@@ -51,6 +51,7 @@ class Wiring:
         max_unsent_bytes: Replies that a client leaves unread before the server
             stops reading from it.
         dirty: Calls with replies to flush at the end of this turn of the loop.
+        open: Calls that are not over.
         half_closed: Open calls whose client has said everything. Their end can only
             be found by asking, see :meth:`poll`.
     """
@@ -60,6 +61,7 @@ class Wiring:
     compress_above: int | None
     max_unsent_bytes: int
     dirty: list[AsgiCall] = field(default_factory=list)
+    open: set[AsgiCall] = field(default_factory=set)
     half_closed: set[AsgiCall] = field(default_factory=set)
 
     def flush(self) -> None:
@@ -257,7 +259,14 @@ class AsgiCall:
             self._broke(error)
         if self._over:
             self._handler = None
+        else:
+            self._wiring.open.add(self)
         return not self._over
+
+    def close(self, status: Status, message: str) -> None:
+        """End the call from the server's side; its handler is told by ``cancel``."""
+        if not self._over:
+            self._fail(status, message)
 
     def received(self, future: asyncio.Future[Event]) -> None:
         """Take what ``receive()`` gave: callback of its future."""
@@ -410,6 +419,7 @@ class AsgiCall:
         """Nothing happens on this call any more, apart from what the caller still sends."""
         self._over = True
         self._handler = None
+        self._wiring.open.discard(self)
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from legato.faults import fault
+from legato.stores.base import StoreFailedError
 from legato.stores.log.folder import sync_folder
-from legato.stores.log.segments import Segments, StoreFailedError
 from legato.stores.log.table import ROW_SIZE
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from legato.stores.log.segments import Segments
     from legato.stores.log.table import Table
 
 _MAGIC = b"LGTOCKPT"

@@ -11,7 +11,7 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING
 
-from legato.stores.log.segments import StoreFailedError
+from legato.stores.base import StoreFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -191,7 +191,7 @@ def test_reply_in_json() -> None:
         "id": "r",
         "model_name": "m",
         "model_version": "1",
-        "parameters": {"sequence_step": 3},
+        "parameters": {"sequence_step": 3, "sequence_durability": "none"},
         "outputs": [
             {"name": "Y", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 0.5]},
             {"name": "S", "datatype": "BYTES", "shape": [1], "data": ["a\\xff"]},
