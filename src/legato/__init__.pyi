@@ -1,0 +1,41 @@
+from legato.client import (
+    AsyncClient,
+    AsyncSequence,
+    Client,
+    InvalidInputError,
+    ModelFailedError,
+    ModelInfo,
+    Outputs,
+    Sequence,
+    SequenceError,
+    SequenceGoneError,
+    StateLostError,
+    StepConflictError,
+    TensorInfo,
+    UnavailableError,
+    UnknownModelError,
+    Import the client when one of its names is asked for.,
+    Name what is here, and what would be imported.,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AsyncSequence",
+    "Client",
+    "InvalidInputError",
+    "ModelFailedError",
+    "ModelInfo",
+    "Outputs",
+    "Sequence",
+    "SequenceError",
+    "SequenceGoneError",
+    "StateLostError",
+    "StepConflictError",
+    "TensorInfo",
+    "UnavailableError",
+    "UnknownModelError",
+    "Import the client when one of its names is asked for.",
+    "Name what is here, and what would be imported.",
+]
+
+__version__: str

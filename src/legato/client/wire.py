@@ -1,0 +1,169 @@
+"""KServe messages of one sequence: steps out, answers in."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from legato.client.errors import Failure
+from legato.client.tensors import ModelInfo, Outputs, Payload, TensorInfo, decode
+from legato.protocols.kserve.gen import kserve_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from legato.client.window import Pending
+    from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+
+SERVICE = "/inference.GRPCInferenceService/"
+RECEIPTS = "sequence_receipts"  # parameter of a model's configuration
+
+_REASON = "legato-reason"
+_EXPECTED_STEP = "legato-expected-step"
+_RETRY_AFTER_MS = "legato-retry-after-ms"
+
+
+class StepWriter:
+    """Writes the requests of one sequence. Not thread-safe.
+
+    Args:
+        model, version: What to step; version "" = the server's choice.
+        sequence: Correlation id.
+        outputs: Outputs asked for; empty = all.
+        restart: The first step may replace a live sequence of this id.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: str,
+        sequence: int | str,
+        outputs: Sequence[str] = (),
+        *,
+        restart: bool = False,
+    ) -> None:
+        self._request = pb.ModelInferRequest(model_name=model, model_version=version)
+        name = self._request.parameters["sequence_id"]
+        if isinstance(sequence, str):
+            name.string_param = sequence
+        elif sequence < 2**63:
+            name.int64_param = sequence
+        else:
+            name.uint64_param = sequence
+        for output in outputs:
+            self._request.outputs.add(name=output)
+        self._restart = restart
+        self._headers: object = None
+        self._starting = False
+
+    def write(self, step: Pending, acknowledged: int, incarnation: str) -> bytes:
+        """Return the request of a step.
+
+        Args:
+            step: The step; its payload is a :class:`~legato.client.tensors.Payload`.
+            acknowledged: Number of the last step whose answer has arrived.
+            incarnation: What the first answer said; "" = not known.
+        """
+        request, parameters = self._request, self._request.parameters
+        request.id = step.request_id
+        parameters["sequence_step"].int64_param = step.number
+        if acknowledged:
+            parameters["sequence_acknowledged"].int64_param = acknowledged
+        if incarnation:
+            parameters["sequence_incarnation"].string_param = incarnation
+        if step.end or "sequence_end" in parameters:
+            parameters["sequence_end"].bool_param = step.end
+        self._mark_start(starting=step.number == 1)
+        self._put(step.payload)
+        return request.SerializeToString()
+
+    def _mark_start(self, *, starting: bool) -> None:
+        if starting == self._starting:
+            return
+        self._starting = starting
+        for key in ("sequence_start", "sequence_restart") if self._restart else ("sequence_start",):
+            if starting:
+                self._request.parameters[key].bool_param = True
+            else:
+                del self._request.parameters[key]
+
+    def _put(self, payload: Payload) -> None:
+        request = self._request
+        if payload.headers != self._headers:
+            del request.inputs[:]
+            for name, datatype, shape in payload.headers:
+                request.inputs.add(name=name, datatype=datatype, shape=shape)
+            self._headers = payload.headers
+        request.raw_input_contents[:] = payload.raws
+
+
+# -- answers ------------------------------------------------------------------------------
+
+
+def read_outputs(response: pb.ModelInferResponse, step: int) -> Outputs:
+    """Return the arrays of an answer.
+
+    Raises:
+        SequenceError: They do not fit their shapes.
+    """
+    contents = zip(response.outputs, response.raw_output_contents, strict=True)
+    arrays = {tensor.name: decode(raw, tensor.datatype, tensor.shape) for tensor, raw in contents}
+    replayed = "sequence_replayed" in response.parameters
+    return Outputs(arrays, step, replayed=replayed, version=response.model_version)
+
+
+def incarnation_of(response: pb.ModelInferResponse) -> str:
+    """Return the incarnation that an answer names, "" if it names none."""
+    if "sequence_incarnation" not in response.parameters:
+        return ""
+    return response.parameters["sequence_incarnation"].string_param
+
+
+def failure_of(
+    code: str, message: str, trailers: Iterable[tuple[str, str | bytes]] | None
+) -> Failure:
+    """Return the failure that a gRPC status and its trailers tell of."""
+    return _failure(code, message, {k: v for k, v in trailers or () if isinstance(v, str)})
+
+
+def streamed_failure(message: pb.ModelStreamInferResponse) -> Failure:
+    """Return the failure that a message of a stream tells of; it has no status."""
+    parameters = message.infer_response.parameters
+    facts = {key: value.string_param for key, value in parameters.items()}
+    return _failure("", message.error_message, facts)
+
+
+def _failure(code: str, message: str, facts: Mapping[str, str]) -> Failure:
+    expected, hint = facts.get(_EXPECTED_STEP, ""), facts.get(_RETRY_AFTER_MS, "")
+    return Failure(
+        code,
+        message,
+        facts.get(_REASON, ""),
+        int(expected) if expected.isdigit() else None,
+        int(hint) / 1000 if hint.isdigit() else None,
+    )
+
+
+# -- models -------------------------------------------------------------------------------
+
+
+def model_info(
+    metadata: pb.ModelMetadataResponse, config: config_pb.ModelConfig | None
+) -> ModelInfo:
+    """Return what a server tells of a model; a configuration says a little more."""
+    optional: set[str] = set()
+    receipts = None
+    if config is not None:
+        optional = {entry.name for entry in config.input if entry.optional}
+        told = config.parameters[RECEIPTS].string_value if RECEIPTS in config.parameters else ""
+        receipts = int(told) if told.isdigit() else None
+    return ModelInfo(
+        metadata.name,
+        tuple(metadata.versions),
+        tuple(
+            TensorInfo(t.name, t.datatype, tuple(t.shape), t.name in optional)
+            for t in metadata.inputs
+        ),
+        tuple(TensorInfo(t.name, t.datatype, tuple(t.shape)) for t in metadata.outputs),
+        batched=config is not None and config.max_batch_size > 0,
+        receipts=receipts,
+    )
