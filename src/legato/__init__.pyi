@@ -14,8 +14,6 @@ from legato.client import (
     TensorInfo,
     UnavailableError,
     UnknownModelError,
-    Import the client when one of its names is asked for.,
-    Name what is here, and what would be imported.,
 )
 
 __all__ = [
@@ -34,8 +32,6 @@ __all__ = [
     "TensorInfo",
     "UnavailableError",
     "UnknownModelError",
-    "Import the client when one of its names is asked for.",
-    "Name what is here, and what would be imported.",
 ]
 
 __version__: str

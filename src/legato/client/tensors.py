@@ -134,15 +134,13 @@ def numpy_dtype(datatype: str) -> np.dtype[Any]:
     Raises:
         InvalidInputError: There is none.
     """
-    if datatype == "BF16":
-        try:
-            dtype: np.dtype[Any] = np.dtype(importlib.import_module("ml_dtypes").bfloat16)
-        except ImportError:
-            raise InvalidInputError("BF16 tensors need the package 'ml_dtypes'") from None
-        else:
-            return dtype
     try:
+        if datatype == "BF16":
+            importlib.import_module("ml_dtypes")  # teaches numpy the name
+            return np.dtype("bfloat16")
         return np.dtype(_NUMPY_NAMES[datatype])
+    except ImportError:
+        raise InvalidInputError("BF16 tensors need the package 'ml_dtypes'") from None
     except KeyError:
         raise InvalidInputError(f"data type '{datatype}' is not known here") from None
 
