@@ -108,6 +108,8 @@ def snapshot_of(correlation_id: CorrelationId) -> Snapshot | None:
         return None
     kind, _, rest = str(correlation_id)[len(RESERVED) :].partition(".")
     typed, _, name = rest.partition(".")
+    if not typed or not name:
+        return None
     try:
         text = _unpack(typed)
         return Snapshot(int(text) if kind == "i" else text, _unpack(name))

@@ -18,16 +18,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from legato.core.types import EndReason, Ending, Receipt, RecordHead, SequenceKey, StateRow
-
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Sequence
+
+    from legato.core.types import Ending, EndReason, Receipt, RecordHead, SequenceKey, StateRow
+
+
+class StoreFailedError(Exception):
+    """The store can no longer be trusted to keep what it is given; the process must exit.
+
+    Attributes:
+        fatal: Tells the engine so. Recovery at the next start decides what survived.
+    """
+
+    fatal = True
 
 
 class Clock(Protocol):
     """Wall-clock seconds; injected, so that tests own the time."""
 
-    def __call__(self) -> float: ...
+    def __call__(self) -> float:
+        """Return the time."""
 
 
 class Commit(NamedTuple):
@@ -140,12 +151,20 @@ AcquireResult = Owned | Held | Missing | Damaged
 
 
 class Listed(NamedTuple):
-    """One row of a listing."""
+    """One row of a listing.
+
+    Attributes:
+        key, head: What it is.
+        state_bytes: Bytes of state.
+        idle_s: Seconds since it was written.
+        order: Grows with every incarnation that is made; where a listing can go on.
+    """
 
     key: SequenceKey
     head: RecordHead
     state_bytes: int
     idle_s: float
+    order: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +211,9 @@ class Store(Protocol):
     def read(self, key: SequenceKey) -> tuple[RecordHead, StateRow] | Missing | Damaged:
         """Read without ownership. Tombstones come as :class:`Missing`."""
 
+    def look(self, key: SequenceKey) -> Listed | Missing | Damaged:
+        """Read what a listing would show of one key; the state is not handed out."""
+
     def fork(
         self,
         source: SequenceKey,
@@ -199,30 +221,40 @@ class Store(Protocol):
         target: SequenceKey,
         incarnation: bytes,
         ttl_s: float | None = None,
+        replaces: bytes = b"",
     ) -> CommitResult:
         """Copy the committed state to a new sequence, if the source is at ``at_step``.
 
         The target has epoch 0, the same step number and no receipts. Repeating
         it with the same incarnation is :class:`Duplicate` (with an empty receipt);
         another live target is :class:`Conflict`.
+
+        With ``replaces``, the target must be live in that incarnation (else Gone, or
+        Conflict for another one): in the same atomic action it ends as rolled back.
         """
 
     def put(self, key: SequenceKey, head: RecordHead, state: StateRow) -> CommitResult:
         """Import: create a record as given; a live one is :class:`Conflict`."""
 
-    def delete(
-        self, key: SequenceKey, incarnation: bytes, reason: EndReason
-    ) -> CommitResult:
+    def delete(self, key: SequenceKey, incarnation: bytes, reason: EndReason) -> CommitResult:
         """End a sequence by (key, incarnation); idempotent; durable when it returns."""
 
-    def sweep(self, limit: int, busy: Container[SequenceKey]) -> list[tuple[SequenceKey, RecordHead]]:
+    def sweep(
+        self, limit: int, busy: Container[SequenceKey]
+    ) -> list[tuple[SequenceKey, RecordHead]]:
         """End up to ``limit`` expired sequences, except the busy ones; old tombstones go too."""
 
-    def list(self, model: str | None = None) -> Iterator[Listed]:
-        """Live records, oldest first."""
+    def list(self, model: str | None = None, *, after: int = 0) -> Iterator[Listed]:
+        """Live records, oldest first; states are never read.
+
+        Args:
+            model: Those of one model; ``None`` = of all, without snapshots. The snapshots
+                of a model are a group of their own (:func:`legato.core.ids.snapshots_of`).
+            after: Only those of a greater ``order``: a listing goes on in pages.
+        """
 
     def live(self, model: str) -> int:
-        """Number of live records of a model."""
+        """Number of live records of a model (or of a group of snapshots)."""
 
     def statistics(self) -> StoreStatistics:
         """Counts, sizes and health."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
+from legato.core.ids import SNAPSHOTS, group_of
 from legato.core.types import Ending, EndReason, RecordHead, SequenceKey, StateRow
 from legato.stores.base import (
     AcquireResult,
@@ -59,6 +61,7 @@ class _Record:
         "epoch",
         "incarnation",
         "last",
+        "order",
         "owned_since",
         "owner",
         "queued",
@@ -85,6 +88,7 @@ class _Record:
         self.before = b""
         self.before_ending: Ending | None = None
         self.queued = NEVER
+        self.order = 0
 
     def head(self, ending: Ending | None) -> RecordHead:
         """What readers see; built only when somebody looks."""
@@ -131,6 +135,10 @@ class MemoryStore:
         self._queue: list[tuple[float, int, SequenceKey, _Record]] = []
         self._stale = 0
         self._ticket = itertools.count()
+        # Every record in the order of creation, the gone among them until they are half.
+        self._ordered: list[_Record] = []
+        self._replaced = 0
+        self._created = itertools.count(1)
 
     def __repr__(self) -> str:
         return f"MemoryStore(live={self._live_total}, records={len(self._records)})"
@@ -235,6 +243,15 @@ class MemoryStore:
             return Missing(record.head(ending))
         return record.head(None), record.last.state
 
+    def look(self, key: SequenceKey) -> Listed | Missing | Damaged:
+        """Read what a listing would show of one key."""
+        now = self._time()
+        record = self._find(key, now)
+        if record is None:
+            return Missing(None)
+        ending = self._ending(record, now)
+        return self._listing(record, now) if ending is None else Missing(record.head(ending))
+
     def live(self, model: str) -> int:
         """Number of live records of a model; an expired one counts until it is swept."""
         return self._live.get(model, 0)
@@ -253,12 +270,13 @@ class MemoryStore:
         target: SequenceKey,
         incarnation: bytes,
         ttl_s: float | None = None,
+        replaces: bytes = b"",
     ) -> CommitResult:
         """Copy the committed state to a new sequence, if the source is at ``at_step``."""
         now = self._time()
         origin = self._find(source, now)
         standing = self._standing(self._find(target, now), now)
-        verdict = judge_fork(self._standing(origin, now), at_step, standing, incarnation)
+        verdict = judge_fork(self._standing(origin, now), at_step, standing, incarnation, replaces)
         if verdict is not None or origin is None:
             return verdict or _OK
         copy = origin.last._replace(
@@ -267,7 +285,9 @@ class MemoryStore:
             receipts=(),
             ttl_s=origin.last.ttl_s if ttl_s is None else ttl_s,
         )
-        self._insert(target, _Record(copy, 0, now, self._time.wall(now)), standing)
+        record = _Record(copy, 0, now, self._time.wall(now))
+        reason = EndReason.ROLLED_BACK if replaces else EndReason.DISPLACED
+        self._insert(target, record, standing, reason)
         return _OK
 
     def put(self, key: SequenceKey, head: RecordHead, state: StateRow) -> CommitResult:
@@ -340,20 +360,29 @@ class MemoryStore:
             heapq.heappush(queue, item)
         return ended
 
-    def list(self, model: str | None = None) -> Iterator[Listed]:
-        """Live records, oldest first, as of the call. Ends nothing."""
-        now = self._time()
-        found = [
-            Listed(key, record.head(None), record.state_bytes, now - record.touched)
-            for key, record in self._records.items()
-            if (model is None or key.model == model) and self._ending(record, now) is None
-        ]
-        return iter(found)
-
     def close(self) -> None:
         """Nothing to flush: what this store holds ends with the process."""
 
     # -- inside -------------------------------------------------------------------------------
+
+    def _listed(self, ordered: list[_Record], at: int, model: str | None) -> Iterator[Listed]:
+        # What is made meanwhile comes behind the end; when the gone are dropped from the
+        # list, that is a new list.
+        for place in range(at, len(ordered)):
+            record = ordered[place]
+            key = record.last.key
+            if self._records.get(key) is not record:
+                continue
+            group = group_of(key)
+            if group != model and (model is not None or group.startswith(SNAPSHOTS)):
+                continue
+            now = self._time()
+            if self._ending(record, now) is None:
+                yield self._listing(record, now)
+
+    def _listing(self, record: _Record, now: float) -> Listed:
+        idle_s = now - record.touched
+        return Listed(record.last.key, record.head(None), record.state_bytes, idle_s, record.order)
 
     def _find(self, key: SequenceKey, now: float) -> _Record | None:
         """The record of a key, unless it is a tombstone past its retention."""
@@ -388,17 +417,26 @@ class MemoryStore:
             record.before_ending,
         )
 
-    def _insert(self, key: SequenceKey, record: _Record, standing: Standing | None) -> None:
-        """Put a new record in the place of whatever the key had."""
-        old = self._records.pop(key, None)  # popped, so that the new one is the youngest
+    def _insert(
+        self,
+        key: SequenceKey,
+        record: _Record,
+        standing: Standing | None,
+        reason: EndReason = EndReason.DISPLACED,
+    ) -> None:
+        """Put a new record in the place of whatever the key had, which ends for ``reason``."""
+        old = self._records.get(key)
         if old is not None:
             if old.ending is None:
-                self._count(key.model, -1, -old.state_bytes)
+                self._count(group_of(key), -1, -old.state_bytes)
             if old.queued != NEVER:
                 self._stale += 1
-            record.before, record.before_ending = succeeded(standing, record.created)
+            record.before, record.before_ending = succeeded(standing, record.created, reason)
+            self._left_order()
+        record.order = next(self._created)
         self._records[key] = record
-        self._count(key.model, 1, record.state_bytes)
+        self._ordered.append(record)
+        self._count(group_of(key), 1, record.state_bytes)
         if record.until != NEVER:
             self._enqueue(key, record, record.until)
 
@@ -415,7 +453,7 @@ class MemoryStore:
 
     def _bury(self, key: SequenceKey, record: _Record) -> None:
         """Drop the state of a record that just ended; receipts stay for the retention."""
-        self._count(key.model, -1, -record.state_bytes)
+        self._count(group_of(key), -1, -record.state_bytes)
         record.last = record.last._replace(state=_NO_STATE)
         record.state_bytes = 0
         due = record.touched + self._tombstone_s
@@ -427,6 +465,7 @@ class MemoryStore:
         record.queued = NEVER
         if due < now:
             del self._records[key]
+            self._left_order()
         else:
             self._enqueue(key, record, due)
 
@@ -448,13 +487,30 @@ class MemoryStore:
         heapq.heapify(self._queue)
         self._stale = 0
 
+    def _left_order(self) -> None:
+        """A record is gone; drop all the gone from the order when they are half of it."""
+        self._replaced += 1
+        if self._replaced > 64 and self._replaced > len(self._ordered) // 2:
+            get = self._records.get
+            self._ordered = [one for one in self._ordered if get(one.last.key) is one]
+            self._replaced = 0
+
     def _resize(self, record: _Record, state: StateRow) -> None:
         record.shapes = state.shapes
         size = state.nbytes
         self._state_bytes += size - record.state_bytes
         record.state_bytes = size
 
-    def _count(self, model: str, records: int, state_bytes: int) -> None:
-        self._live[model] = self._live.get(model, 0) + records
+    def _count(self, group: str, records: int, state_bytes: int) -> None:
+        self._live[group] = self._live.get(group, 0) + records
         self._live_total += records
         self._state_bytes += state_bytes
+
+    # Last in the class: behind it, ``list`` in an annotation would mean this method.
+
+    def list(self, model: str | None = None, *, after: int = 0) -> Iterator[Listed]:
+        """Live records, oldest first, without those created since the call. Ends nothing."""
+        ordered = self._ordered
+        return self._listed(
+            ordered, bisect_right(ordered, after, key=lambda record: record.order), model
+        )

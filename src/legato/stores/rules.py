@@ -93,12 +93,17 @@ def stands(standing: Standing, entry: Commit) -> bool:
 
 
 def judge_fork(
-    source: Standing | None, at_step: int, target: Standing | None, incarnation: bytes
+    source: Standing | None,
+    at_step: int,
+    target: Standing | None,
+    incarnation: bytes,
+    replaces: bytes = b"",
 ) -> Gone | Duplicate | Conflict | None:
     """Decide a fork; ``None`` means that the target may be written.
 
     A repeated fork is Duplicate for as long as the target lives, whatever became
-    of the source or of the target's step since.
+    of the source or of the target's step since. With ``replaces`` the target must live
+    in that incarnation: what ended meanwhile is not raised again (D7).
     """
     if target is not None:
         if target.incarnation == incarnation:
@@ -111,7 +116,9 @@ def judge_fork(
         return Gone(None if source is None else source.ending)
     if source.step != at_step:
         return Conflict(source.step)
-    if target is not None and target.ending is None:
+    if replaces and (target is None or target.ending is not None):
+        return Gone(None if target is None else target.ending)
+    if target is not None and target.ending is None and target.incarnation != replaces:
         return Conflict(target.step)
     return None
 
@@ -138,15 +145,18 @@ def judge_delete(standing: Standing | None, incarnation: bytes) -> Gone | None:
     return Gone(standing.ending) if standing.ending is not None else None
 
 
-def succeeded(standing: Standing | None, at: float) -> tuple[bytes, Ending | None]:
+def succeeded(
+    standing: Standing | None, at: float, reason: EndReason = EndReason.DISPLACED
+) -> tuple[bytes, Ending | None]:
     """Name the incarnation that a new one takes the place of, and how that one ended.
 
     Args:
         standing: What the store holds of the key.
-        at: Wall-clock seconds now; a live one is displaced at this moment.
+        at: Wall-clock seconds now; a live one ends at this moment,
+        reason: for this reason.
     """
     if standing is None:
         return b"", None
     if standing.ending is not None:
         return standing.incarnation, standing.ending
-    return standing.incarnation, Ending(EndReason.DISPLACED, standing.step, at)
+    return standing.incarnation, Ending(reason, standing.step, at)

@@ -21,6 +21,7 @@ from legato.core.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
+from legato.core.ids import SNAPSHOTS, group_of
 from legato.core.types import Ending, EndReason, RecordHead, SequenceKey, StateRow
 from legato.stores import codec
 from legato.stores.base import (
@@ -34,6 +35,7 @@ from legato.stores.base import (
     Missing,
     Ok,
     Owned,
+    StoreFailedError,
     StoreStatistics,
 )
 from legato.stores.elapsed import Elapsed
@@ -139,7 +141,7 @@ class SqliteStore:
     def close(self) -> None:
         """Save the time, flush what the level asks for and let go of the folder. Repeatable."""
         if self._file.is_open:
-            with contextlib.suppress(StorageFullError, StoreUnavailableError):
+            with contextlib.suppress(StorageFullError, StoreUnavailableError, StoreFailedError):
                 self._write(lambda _counts: None, self._time(), "")
             self._file.close()
 
@@ -150,6 +152,7 @@ class SqliteStore:
 
         Raises:
             StorageFullError: The disk is full; nothing was written.
+            StoreFailedError: A flush failed; the process must exit.
             StoreUnavailableError: SQLite failed otherwise; the outcome is not known.
         """
         if not batch:
@@ -230,6 +233,15 @@ class SqliteStore:
             return answer or Missing(None)
         return record.head, record.state
 
+    def look(self, key: SequenceKey) -> Listed | Missing | Damaged:
+        """Read what a listing would show of one key."""
+        now = self._time()
+        row, record, answer = self._look(key, now)
+        if answer is not None or row is None or record is None:
+            return answer or Missing(None)
+        idle_s = max(0.0, now - record.touched)
+        return Listed(key, record.head, row.state_bytes, idle_s, row.id)
+
     def live(self, model: str) -> int:
         """Number of live records of a model; an expired one counts until it is swept."""
         return self._live.get(model, 0)
@@ -253,13 +265,14 @@ class SqliteStore:
         target: SequenceKey,
         incarnation: bytes,
         ttl_s: float | None = None,
+        replaces: bytes = b"",
     ) -> CommitResult:
         """Copy the committed state to a new sequence, if the source is at ``at_step``."""
         now = self._time()
         origin = self._find(source, now)
         row = self._find(target, now)
         standing = self._standing(row, now)
-        verdict = judge_fork(self._standing(origin, now), at_step, standing, incarnation)
+        verdict = judge_fork(self._standing(origin, now), at_step, standing, incarnation, replaces)
         if verdict is not None:
             return verdict
         if origin is None or origin.record is None:
@@ -274,7 +287,8 @@ class SqliteStore:
             created=wall,
             ttl_s=kept.ttl_s if ttl_s is None else ttl_s,
         )
-        return self._create(target, head, origin.record.state, standing, now)
+        reason = EndReason.ROLLED_BACK if replaces else EndReason.DISPLACED
+        return self._create(target, head, origin.record.state, standing, now, reason)
 
     def put(self, key: SequenceKey, head: RecordHead, state: StateRow) -> CommitResult:
         """Import: create a record as given; a live one is Conflict, a dead incarnation Gone."""
@@ -312,7 +326,8 @@ class SqliteStore:
             (now, 4 * limit + 64),
         )
         if not found:
-            if now - self._saved > _SAVE_TIME_S:
+            # Also to see whether a full disk has room again.
+            if self._file.full or now - self._saved > _SAVE_TIME_S:
                 self._write(lambda _counts: None, now, "")
             return []
         rows = [self._decode(values) for values in found]
@@ -453,8 +468,9 @@ class SqliteStore:
         state: StateRow | None,
         standing: Standing | None,
         now: float,
+        reason: EndReason = EndReason.DISPLACED,
     ) -> CommitResult:
-        before, before_ending = succeeded(standing, self._time.wall(now))
+        before, before_ending = succeeded(standing, self._time.wall(now), reason)
         record = codec.Record(
             codec.PUT, 0, key, head, state, touched=now, before=before, before_ending=before_ending
         )
@@ -467,7 +483,7 @@ class SqliteStore:
         key = codec.encode_key(record.key)
         gone = self._file.rows("DELETE FROM sequences WHERE key = ? RETURNING live", (key,))
         for (was_live,) in gone:
-            counts.move(record.key.model, -1, live=bool(was_live))
+            counts.move(group_of(record.key), -1, live=bool(was_live))
         head = record.head
         live = head.ending is None
         size = 0 if record.state is None else record.state.nbytes
@@ -475,11 +491,11 @@ class SqliteStore:
             "INSERT INTO sequences (key, model, live, incarnation, epoch, step, owned_since,"
             " session, due, state_bytes, record) VALUES (?, ?, ?, ?, ?, ?, 0.0, 0, ?, ?, ?)",
             (
-                key, record.key.model, live, head.incarnation, head.epoch, head.step,
+                key, group_of(record.key), live, head.incarnation, head.epoch, head.step,
                 self._due(record), size, blob,
             ),
         )  # fmt: skip
-        counts.move(record.key.model, 1, live=live)
+        counts.move(group_of(record.key), 1, live=live)
         counts.whole.append(record.key)
         counts.bytes += len(blob)
 
@@ -501,8 +517,8 @@ class SqliteStore:
             ),
         )  # fmt: skip
         if row.live and not live:
-            counts.move(record.key.model, -1, live=True)
-            counts.move(record.key.model, 1, live=False)
+            counts.move(group_of(record.key), -1, live=True)
+            counts.move(group_of(record.key), 1, live=False)
         counts.whole.append(record.key)
         counts.bytes += len(blob)
 
@@ -527,21 +543,22 @@ class SqliteStore:
 
     # -- listing -----------------------------------------------------------------------------
 
-    def list(self, model: str | None = None) -> Iterator[Listed]:
+    def list(self, model: str | None = None, *, after: int = 0) -> Iterator[Listed]:
         """Live records, oldest first, without those created since the call.
 
         Damaged ones are left out; :meth:`statistics` names them.
         """
         ((newest,),) = self._file.rows("SELECT max(id) FROM sequences")
-        return self._list(model, newest or 0)
+        return self._list(model, after, newest or 0)
 
-    def _list(self, model: str | None, newest: int) -> Iterator[Listed]:
-        last = 0
+    def _list(self, model: str | None, after: int, newest: int) -> Iterator[Listed]:
+        last = after
         while True:
             rows = self._file.rows(
-                _SELECT + "id > ?1 AND id <= ?2 AND live AND (?3 IS NULL OR model = ?3)"
+                _SELECT + "id > ?1 AND id <= ?2 AND live"
+                " AND (model = ?3 OR ?3 IS NULL AND substr(model, 1, ?5) <> ?6)"
                 " ORDER BY id LIMIT ?4",
-                (last, newest, model, _PAGE),
+                (last, newest, model, _PAGE, len(SNAPSHOTS), SNAPSHOTS),
             )
             now = self._time()
             for values in rows:
@@ -549,7 +566,7 @@ class SqliteStore:
                 last = row.id
                 if row.record is not None and self._ending(row.record, now) is None:
                     idle = max(0.0, now - row.record.touched)
-                    yield Listed(row.record.key, row.record.head, row.state_bytes, idle)
+                    yield Listed(row.record.key, row.record.head, row.state_bytes, idle, row.id)
             if len(rows) < _PAGE:
                 return
 

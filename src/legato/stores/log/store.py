@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from legato.core.errors import ConfigError, StateDamagedError, StorageFullError
+from legato.core.ids import SNAPSHOTS
 from legato.core.types import EndReason, RecordHead, SequenceKey
 from legato.faults import fault
 from legato.stores import codec
@@ -202,6 +203,15 @@ class LogStore:
             return Damaged("its record holds no state")
         return record.head, record.state
 
+    def look(self, key: SequenceKey) -> Listed | Missing | Damaged:
+        """Read what a listing would show of one key."""
+        now = self._time()
+        opened = self._open_record(key, now, None, with_state=False)
+        if not isinstance(opened, tuple) or isinstance(opened, Missing):
+            return opened
+        row, record = opened
+        return Listed(key, record.head, row.state_bytes, now - row.touched, row.origin)
+
     def live(self, model: str) -> int:
         """Number of live records of a model; an expired one counts until it is swept."""
         return self._table.live_of(model)
@@ -228,6 +238,7 @@ class LogStore:
         target: SequenceKey,
         incarnation: bytes,
         ttl_s: float | None = None,
+        replaces: bytes = b"",
     ) -> CommitResult:
         """Copy the committed state to a new sequence, if the source is at ``at_step``.
 
@@ -238,7 +249,7 @@ class LogStore:
         now = self._time()
         origin = self._journal.find(source, now)
         goal = self._journal.find(target, now)
-        verdict = judge_fork(origin.standing, at_step, goal.standing, incarnation)
+        verdict = judge_fork(origin.standing, at_step, goal.standing, incarnation, replaces)
         if verdict is not None:
             return verdict
         if origin.row is None or (origin.record is None and not origin.problem):
@@ -256,7 +267,8 @@ class LogStore:
             created=self._time.wall(now),
             ttl_s=record.head.ttl_s if ttl_s is None else ttl_s,
         )
-        return self._insert(target, goal, head, record.state, now)
+        reason = EndReason.ROLLED_BACK if replaces else EndReason.DISPLACED
+        return self._insert(target, goal, head, record.state, now, reason)
 
     def put(self, key: SequenceKey, head: RecordHead, state: StateRow) -> CommitResult:
         """Import: create a record as given; a live one is Conflict, a dead incarnation Gone."""
@@ -362,15 +374,20 @@ class LogStore:
     # -- inside ----------------------------------------------------------------------------------
 
     def _open_record(
-        self, key: SequenceKey, now: float, have: tuple[bytes, int] | None
+        self,
+        key: SequenceKey,
+        now: float,
+        have: tuple[bytes, int] | None,
+        *,
+        with_state: bool = True,
     ) -> tuple[Row, Record] | Missing | Damaged:
         """Row and record of a live sequence, without the state that the caller has."""
         row = self._table.find(digest_of(codec.encode_key(key)))
         if row is None or now > self._journal.dead_since(row, now) + self._tombstone_s:
             return Missing(None)
         try:
-            with_state = row.live and have != (row.incarnation, row.step)
-            record = self._journal.load(key, row, with_state=with_state)
+            wanted = with_state and row.live and have != (row.incarnation, row.step)
+            record = self._journal.load(key, row, with_state=wanted)
         except RecordError as error:
             ending = self._journal.ending(row, None, now)
             if ending is None:
@@ -397,7 +414,7 @@ class LogStore:
             except RecordError:
                 continue
             head = replace(record.head, epoch=row.epoch)
-            yield Listed(record.key, head, row.state_bytes, now - row.touched)
+            yield Listed(record.key, head, row.state_bytes, now - row.touched, origin)
 
     def _insert(
         self,
@@ -406,8 +423,9 @@ class LogStore:
         head: RecordHead,
         state: StateRow | None,
         now: float,
+        reason: EndReason = EndReason.DISPLACED,
     ) -> Ok:
-        before, before_ending = succeeded(found.standing, self._time.wall(now))
+        before, before_ending = succeeded(found.standing, self._time.wall(now), reason)
         change = self._journal.compose(
             key,
             found.key_bytes,
@@ -457,7 +475,7 @@ class LogStore:
 
     # Last in the class: behind it, ``list`` in an annotation would mean this method.
 
-    def list(self, model: str | None = None) -> Iterator[Listed]:
+    def list(self, model: str | None = None, *, after: int = 0) -> Iterator[Listed]:
         """Live records, oldest first. Lazy: a head is read when it is asked for, a state never.
 
         What has ended or become unreadable since the call is left out.
@@ -467,8 +485,12 @@ class LogStore:
         alive = (columns["flags"] & LIVE) != 0
         ttl_s = columns["ttl_s"]
         alive &= (ttl_s <= 0.0) | (now <= columns["touched"] + ttl_s)
+        if after:
+            alive &= columns["origin"] > after
         if model is not None:
-            alive &= columns["model"] == self._table.models.number(model)
+            alive &= columns["model"] == self._table.models.known(model)
+        elif hidden := self._table.models.beginning(SNAPSHOTS):
+            alive &= ~np.isin(columns["model"], hidden)
         slots = np.flatnonzero(alive)
         slots = slots[np.argsort(columns["origin"][slots], kind="stable")]
         return self._listed(slots, columns["origin"][slots])

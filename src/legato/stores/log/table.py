@@ -132,6 +132,14 @@ class Names:
         """Name of a number."""
         return self._names[number]
 
+    def known(self, name: str) -> int:
+        """Number of a name, -1 if it was never seen: asking must not make one."""
+        return self._numbers.get(name, -1)
+
+    def beginning(self, start: str) -> list[int]:
+        """Numbers of the names that begin with ``start``."""
+        return [number for number, name in enumerate(self._names) if name.startswith(start)]
+
     def all(self) -> list[str]:
         """All names by number."""
         return list(self._names)
@@ -165,7 +173,7 @@ class Table:
 
     def live_of(self, model: str) -> int:
         """Live rows of a model."""
-        return self._live_of_model.get(self.models.number(model), 0)
+        return self._live_of_model.get(self.models.known(model), 0)
 
     def row(self, slot: int) -> Row:
         """Read a row."""
