@@ -46,7 +46,13 @@ class Server:
 
     def __init__(self, settings: ChildSettings) -> None:
         options = settings.server
-        store = open_store(options.store, options.data, level=options.durability, clock=time.time)
+        store = open_store(
+            options.store,
+            options.data,
+            level=options.durability,
+            clock=time.time,
+            segment_bytes=options.segment_size,
+        )
         self.settings = options
         self.restarts = settings.restarts
         self.died = settings.died

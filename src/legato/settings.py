@@ -63,6 +63,7 @@ class ServerSettings(BaseModel):
         max_message_bytes: Largest request.
         drain_timeout_s: How long stopping waits for steps in flight.
         max_resident_state: Bytes of idle sequences' state kept in memory; 0 = no limit.
+        segment_size: Bytes of a file of the log store; smaller ones give room back sooner.
         longest_restart_delay_s: Longest wait before a serving process that died is
             started again.
         workers: Envoy threads that move bytes; Python has one of its own.
@@ -83,6 +84,7 @@ class ServerSettings(BaseModel):
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     drain_timeout_s: float = Field(default=30.0, ge=0)
     max_resident_state: Size = 1024**3
+    segment_size: Annotated[Size, Field(ge=64 * 1024, le=2**31)] = 256 * 1024**2
     longest_restart_delay_s: float = Field(default=5.0, gt=0)
     workers: int = Field(default=1, ge=1, le=64)
 

@@ -81,6 +81,8 @@ log = get_logger()
 
 COMMIT_TRIES = 3
 MOST_CONFLICTS = 8
+MOST_SLICES = 50
+SLICE_S = 0.002
 _NO_STATE = StateRow((), ())
 
 
@@ -1026,12 +1028,23 @@ class Engine:
             await asyncio.sleep(1.0)
             try:
                 await self.sweep()
+                await self._maintain()
             except Exception as error:
                 # The next round may go better; idle sequences must not pile up for ever.
                 log.exception("sweep_failed")
                 if getattr(error, "fatal", False):
                     self._on_fatal(error)
             self._look_after_store()
+
+    async def _maintain(self) -> None:
+        """Let the store make room, in slices that steps hardly notice."""
+        maintain: Callable[[float], bool] | None = getattr(self.store, "maintain", None)
+        if maintain is None:
+            return
+        for _slice in range(MOST_SLICES):
+            if not await self.manage(lambda _store: maintain(SLICE_S)):
+                return
+            await asyncio.sleep(SLICE_S * 4)
 
     def _look_after_store(self) -> None:
         """Say once that the store cannot write, and once that it can again."""

@@ -48,7 +48,8 @@ class FolderLock:
             raise ConfigError(
                 f"the data folder {folder} is in use by process {holder or '(unknown)'}",
                 key="--data",
-                fix="stop that process, or give each server a folder of its own",
+                fix="stop that process, give each server a folder of its own (--data DIR), or "
+                "keep nothing (--store memory)",
             ) from error
         os.ftruncate(self._file, 0)
         os.pwrite(self._file, b"%d\n" % os.getpid(), 0)

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 KINDS = ("memory", "log", "sqlite")
 
 
-def open_store(kind: str, folder: Path | None, *, level: str, clock: Clock) -> Store:
+def open_store(
+    kind: str, folder: Path | None, *, level: str, clock: Clock, segment_bytes: int = 0
+) -> Store:
     """Open a store.
 
     Args:
@@ -22,6 +24,7 @@ def open_store(kind: str, folder: Path | None, *, level: str, clock: Clock) -> S
         folder: Data folder; not needed for ``memory``.
         level: ``process`` or ``disk``.
         clock: Wall-clock seconds.
+        segment_bytes: Size of the files of a log; 0 = the usual one.
 
     Raises:
         ConfigError: Unknown kind, no folder, or the folder cannot be used.
@@ -33,11 +36,14 @@ def open_store(kind: str, folder: Path | None, *, level: str, clock: Clock) -> S
     if kind not in KINDS:
         raise ConfigError(f"unknown store '{kind}'", key="--store", fix="use " + ", ".join(KINDS))
     if folder is None:
-        raise ConfigError(f"store '{kind}' needs a data folder", key="--data", fix="give --data DIR")
+        raise ConfigError(
+            f"store '{kind}' needs a data folder", key="--data", fix="give --data DIR"
+        )
     if kind == "log":
-        from legato.stores.log import LogStore
+        from legato.stores.log import SEGMENT_BYTES, LogStore
 
-        return LogStore(folder, clock=clock, level=level)
+        size = segment_bytes or SEGMENT_BYTES
+        return LogStore(folder, clock=clock, level=level, segment_bytes=size)
     from legato.stores.sqlite import SqliteStore
 
     return SqliteStore(folder, clock=clock, level=level)

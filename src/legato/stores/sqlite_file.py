@@ -13,6 +13,7 @@ from legato.core.errors import (
     StorageFullError,
     StoreUnavailableError,
 )
+from legato.stores.base import StoreFailedError
 from legato.stores.flusher import Flusher
 from legato.stores.folder import FolderLock, claim_format
 
@@ -157,10 +158,11 @@ class SqliteFile:
 
         Raises:
             StorageFullError: No room; nothing was written.
-            StoreUnavailableError: A flush failed before, or SQLite failed; not known.
+            StoreFailedError: A flush failed, now or before; the process must exit.
+            StoreUnavailableError: SQLite failed otherwise; the outcome is not known.
         """
         if self.flusher.problem:
-            raise StoreUnavailableError(self.flusher.problem)
+            raise StoreFailedError(self.flusher.problem)
         raised = full and self._level != "disk"
         try:
             if raised:
@@ -187,7 +189,7 @@ class SqliteFile:
     def _synchronise(self, *, full: bool) -> None:
         self._db.execute(f"PRAGMA synchronous={'FULL' if full else 'NORMAL'}")
 
-    def _translated(self, error: sqlite3.Error) -> ServerError:
+    def _translated(self, error: sqlite3.Error) -> ServerError | StoreFailedError:
         code = getattr(error, "sqlite_errorcode", 0)
         if code in _FULL:
             self.full = f"{self.path} cannot grow: {error}"
@@ -196,4 +198,5 @@ class SqliteFile:
             return StateDamagedError(f"{self.path} is damaged: {error}")
         if code == sqlite3.SQLITE_IOERR_FSYNC:
             self.flusher.fail(f"a flush of {self.path} failed: {error}")
+            return StoreFailedError(self.flusher.problem)
         return StoreUnavailableError(f"the store failed: {error}", retry_after_s=0.2)

@@ -15,6 +15,7 @@ import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
+from legato.faults import fault
 from legato.observe.log import get_logger
 from legato.protocols.rpc import headers as wire
 from legato.protocols.rpc.framing import FrameReader, frame_gzip, gunzip
@@ -307,6 +308,9 @@ class AsgiCall:
             return  # finished or gone since it was queued
         body = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
+        if fault("reply.before_send") == "drop":
+            self._fail(Status.UNAVAILABLE, "the reply was lost")
+            return
         if not self._started:
             self._start((), trailers=True)
         last = self._last
@@ -323,6 +327,7 @@ class AsgiCall:
             self._gone()  # the server refuses: the client is gone
             return
         self._last = sent
+        fault("reply.after_send")
         if self._unsent > self._wiring.max_unsent_bytes and not self._congested:
             self._congested = True
             sent.add_done_callback(self._unsent_gone)

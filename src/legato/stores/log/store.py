@@ -387,6 +387,8 @@ class LogStore:
             return Missing(None)
         try:
             wanted = with_state and row.live and have != (row.incarnation, row.step)
+            if wanted:
+                fault("page_in.before_read")
             record = self._journal.load(key, row, with_state=wanted)
         except RecordError as error:
             ending = self._journal.ending(row, None, now)
