@@ -79,16 +79,17 @@ def test_a_raised_epoch_is_carried_along(tmp_path: Path) -> None:
     clock = FakeClock()
     store = open_log(tmp_path / "log", clock, segment_bytes=SMALL)
     commit(store, a_commit("idle", 1))
-    store.acquire(key_of("idle"), "a")
+    for owner in ("a", "b", "c"):
+        store.acquire(key_of("idle"), owner, hold_s=0.0)
     for step in range(1, 101):
         commit(store, a_commit(1, step))
         run_upkeep(store)
     scanned = scan_of(store, tmp_path / "killed", clock)
 
-    found = scanned.acquire(key_of("idle"), "a")
+    found = scanned.acquire(key_of("idle"), "c")
 
     assert isinstance(found, Owned)
-    assert found.head.epoch == 2
+    assert found.head.epoch == 4
     scanned.close()
     store.close()
 
@@ -101,8 +102,9 @@ def test_the_owner_of_a_record_elsewhere_is_not_lost(tmp_path: Path) -> None:
         commit(store, a_commit(f"idle{number}", 1))
     for step in range(1, 4):
         commit(store, a_commit(1, step))
-    for number in range(8):
-        store.acquire(key_of(f"idle{number}"), "a")
+    for owner in ("a", "b", "c"):
+        for number in range(8):
+            store.acquire(key_of(f"idle{number}"), owner, hold_s=0.0)
     for step in range(4, 60):
         commit(store, a_commit(1, step))
         run_upkeep(store)
@@ -110,7 +112,7 @@ def test_the_owner_of_a_record_elsewhere_is_not_lost(tmp_path: Path) -> None:
 
     assert not (store.folder / "00000001.seg").exists()
     for number in range(8):
-        assert scanned.acquire(key_of(f"idle{number}"), "a").head.epoch == 2
+        assert scanned.acquire(key_of(f"idle{number}"), "c").head.epoch == 4
     scanned.close()
     store.close()
 
@@ -256,6 +258,8 @@ def test_any_history_reads_the_same_from_memory_checkpoint_and_scan(
             assert contents(store, steps) == expected
             scanned = scan_of(store, tmp_path / "scan", clock)
             assert contents(scanned, steps) == expected
+            for n in steps:
+                assert scanned.read(key_of(n))[0] == store.read(key_of(n))[0]
             alive = {listed.key.correlation_id for listed in scanned.list()}
             assert alive == set(steps) == {listed.key.correlation_id for listed in store.list()}
             assert scanned.statistics().live == store.statistics().live == len(steps)

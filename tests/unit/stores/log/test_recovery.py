@@ -242,17 +242,20 @@ def test_a_log_shorter_than_its_checkpoint_loses_only_what_is_gone(tmp_path: Pat
     path = segment_paths(made)[0]
     path.write_bytes(path.read_bytes()[: size + 9])
 
-    for _ in range(2):
-        store = open_log(made)
-        assert contents(store, (1, 2)) == {1: (1, chain(1, 1)), 2: "damaged"}
-        store.close()
     store = open_log(made)
-    commit(store, a_commit(3, 1))
+    assert contents(store, (1, 2)) == {1: (1, chain(1, 1)), 2: "damaged"}
+    commit(store, a_commit(3, 1), a_commit(4, 1))
     killed = copy_as_killed(store, tmp_path / "killed")
     store.close()
-    again = open_log(killed)
-    assert contents(again, (1, 2, 3)) == {1: (1, chain(1, 1)), 2: "damaged", 3: (1, chain(3, 1))}
-    again.close()
+    for path in (killed, made):
+        again = open_log(path)
+        assert contents(again, (1, 2, 3, 4)) == {
+            1: (1, chain(1, 1)),
+            2: "damaged",
+            3: (1, chain(3, 1)),
+            4: (1, chain(4, 1)),
+        }
+        again.close()
 
 
 def test_a_missing_segment_damages_its_sequences(tmp_path: Path) -> None:
