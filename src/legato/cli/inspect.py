@@ -38,7 +38,7 @@ _FILE_WIDTH = 140
 
 def command(
     model: Annotated[
-        Path, typer.Argument(help="An .onnx or .ort file, or a folder with model.yaml.")
+        Path, typer.Argument(help="An .onnx, .ort or .xml file, or a folder with model.yaml.")
     ],
     as_yaml: Annotated[
         bool, typer.Option("--yaml", help="Print a model.yaml with what was found, to keep.")
@@ -274,7 +274,7 @@ def as_config(config: ModelConfig, runtime: Runtime) -> str:
     values |= config.model_dump(
         mode="json", exclude_defaults=True, exclude={"name", "file", "entry", "folder", "states"}
     )
-    if config.runtime == "onnx":
+    if config.runtime in ("onnx", "openvino"):
         values["batching"] = config.batching if signature.batching else "off"
         inputs = {spec.name: _input_config(spec) for spec in signature.inputs}
         values["inputs"] = {name: said for name, said in inputs.items() if said}

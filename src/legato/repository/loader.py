@@ -2,7 +2,7 @@
 
 What a path may be:
 
-- a model file (``.onnx``, ``.ort``): served under its stem, with defaults;
+- a model file (``.onnx``, ``.ort``, OpenVINO's ``.xml``): served under its stem, with defaults;
 - a ``model.yaml``, or a folder that holds one: one model, by default named as the folder;
 - a model folder without ``model.yaml``: the only model file in it, or ``model.onnx``;
 - a model folder with numbered subfolders ``1/``, ``2/``: one version each, under one
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "MODEL_SUFFIXES", "content_digest", "load_paths"]
 
 MANIFEST = "model.yaml"
-MODEL_SUFFIXES = (".onnx", ".ort")
-_ACCEPTED = "a model file (.onnx, .ort), a folder with model.yaml, or a folder of these"
+MODEL_SUFFIXES = (".onnx", ".ort", ".xml")
+_ACCEPTED = "a model file (.onnx, .ort, .xml), a folder with model.yaml, or a folder of these"
 
 
 def load_paths(paths: Sequence[Path]) -> list[ModelConfig]:
@@ -87,14 +87,14 @@ def _load_folder(folder: Path) -> list[Found]:
     for path in _visible(folder):
         if path.is_dir():
             models += _load_model(path)
-        elif path.suffix in MODEL_SUFFIXES:
+        elif _is_model_file(path):
             models.append(_bare(path, path.stem, path))
     return models
 
 
 def _is_model_folder(folder: Path) -> bool:
-    marks = (MANIFEST, *(f"model{suffix}" for suffix in MODEL_SUFFIXES))
-    return any((folder / mark).is_file() for mark in marks) or bool(_versions(folder))
+    named = any(_is_model_file(folder / f"model{suffix}") for suffix in MODEL_SUFFIXES)
+    return named or (folder / MANIFEST).is_file() or bool(_versions(folder))
 
 
 def _load_model(folder: Path) -> list[Found]:
@@ -116,7 +116,13 @@ def _load_model(folder: Path) -> list[Found]:
 def _bare(file: Path, name: str, source: Path, version: str = "1") -> Found:
     """Make the config of a model without ``model.yaml``."""
     try:
-        config = ModelConfig(name=name, version=version, file=file, folder=file.parent)
+        config = ModelConfig(
+            name=name,
+            version=version,
+            runtime=_runtime_of(file),
+            file=file,
+            folder=file.parent,
+        )
     except ValidationError as error:
         raise ConfigError(
             f"'{name}' cannot be the name of a model: {error.errors()[0]['msg']}",
@@ -124,6 +130,11 @@ def _bare(file: Path, name: str, source: Path, version: str = "1") -> Found:
             fix=f"rename it, or give it a folder with a {MANIFEST} that says 'name'",
         ) from None
     return config, source
+
+
+def _runtime_of(file: Path) -> Literal["onnx", "openvino"]:
+    """Say which runtime serves a file that no config speaks of."""
+    return "openvino" if file.suffix == ".xml" else "onnx"
 
 
 # -- with a model.yaml --------------------------------------------------------------
@@ -178,7 +189,10 @@ def _complete(config: ModelConfig, manifest: Manifest, folder: Path) -> ModelCon
     for index, state in enumerate(config.states or ()):
         if isinstance(state.initial, str):
             _present(Path(state.initial), ("states", index, "initial"), manifest, folder)
-    return config.model_copy(update={"file": file, "folder": folder})
+    update: dict[str, Any] = {"file": file, "folder": folder}
+    if file is not None and "runtime" not in config.model_fields_set:
+        update["runtime"] = _runtime_of(file)
+    return config.model_copy(update=update)
 
 
 def _check_python(config: ModelConfig, manifest: Manifest, folder: Path) -> Path | None:
@@ -234,7 +248,14 @@ def _versions(folder: Path) -> list[Path]:
 
 
 def _model_files(folder: Path) -> list[Path]:
-    return [p for p in _visible(folder) if p.suffix in MODEL_SUFFIXES and p.is_file()]
+    return [p for p in _visible(folder) if _is_model_file(p)]
+
+
+def _is_model_file(path: Path) -> bool:
+    """Tell a model by its suffix; an ``.xml`` only beside its weights, for many files are XML."""
+    if path.suffix not in MODEL_SUFFIXES or not path.is_file():
+        return False
+    return path.suffix != ".xml" or path.with_suffix(".bin").is_file()
 
 
 def _the_model_file(folder: Path, manifest: Manifest | None = None) -> Path:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _RUNTIMES = {
     "onnx": "legato.runtimes.onnx",
+    "openvino": "legato.runtimes.openvino",
     "python": "legato.runtimes.python",
 }
 
