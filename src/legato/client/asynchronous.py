@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
+from legato.client.errors import SequenceError
 from legato.client.handle import Handle, lookahead
 from legato.client.hub import Hub
 from legato.client.settings import ClientSettings, SequenceSettings, options, target
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from legato.client.hub import Target
+    from legato.client.pilot import Pilot
     from legato.client.tensors import ModelInfo, Outputs
 
 
@@ -34,6 +36,7 @@ class AsyncClient:
     def __init__(self, address: str, **settings: Unpack[ClientSettings]) -> None:
         self._options = options(address, settings)
         self._made: Hub | None = None
+        self._closed = False
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._options.address}>"
@@ -84,11 +87,18 @@ class AsyncClient:
 
     async def close(self) -> None:
         """Close all connections. Sequences live on at the server."""
-        made, self._made = self._made, None
+        made, self._made, self._closed = self._made, None, True
         if made is not None:
             await made.close()
 
+    async def _release(self, pilot: Pilot) -> None:
+        """Close a sequence's stream, unless all are closed already."""
+        if self._made is not None:
+            await self._made.release(pilot)
+
     def _hub(self) -> Hub:
+        if self._closed:
+            raise SequenceError(f"{self!r} is closed", reason="closed")
         if self._made is None:
             self._made = Hub(self._options)
         return self._made
@@ -165,7 +175,7 @@ class AsyncSequence(Handle):
         """Let go of the sequence. It lives on at the server until it ends or expires."""
         pilot = self._close()
         if pilot is not None:
-            await self._client._hub().release(pilot)  # noqa: SLF001 - its own client
+            await self._client._release(pilot)  # noqa: SLF001 - its own client
 
     async def _open(self) -> None:
         if self._pilot is None:

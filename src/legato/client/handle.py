@@ -51,9 +51,9 @@ class Handle:
         return self._target.id
 
     @property
-    def token(self) -> str:
+    def prefix(self) -> str:
         """What begins the request ids of this client."""
-        return self._target.token
+        return self._target.prefix
 
     @property
     def step_number(self) -> int:

@@ -67,7 +67,7 @@ class Target:
 
     Attributes:
         model, version, id: What to step.
-        token: Begins the request ids.
+        prefix: Begins the request ids.
         step: Number of the last step known; 0 = begin the sequence.
         incarnation: Which sequence of this id is meant; "" = any.
         outputs: Outputs asked for.
@@ -78,7 +78,7 @@ class Target:
     model: str
     version: str
     id: int | str
-    token: str
+    prefix: str
     step: int = 0
     incarnation: str = ""
     outputs: Sequence[str] = ()
@@ -144,7 +144,7 @@ class Hub:
         pilot = Pilot(
             target.where,
             Window(
-                target.token,
+                target.prefix,
                 size=target.window,
                 acknowledged=target.step,
                 patience=self._options.patience,

@@ -50,7 +50,7 @@ class SequenceSettings(TypedDict, total=False):
         window: Steps that may be under way at once. The model must keep as many
             receipts (``sequences.receipts``): of those that a broken connection leaves
             unanswered, the server can repeat only the answers that it kept.  [1]
-        token: Begins the request ids. Given again with :meth:`resume`, it lets the step
+        prefix: Begins the request ids. Given again with :meth:`resume`, it lets the step
             that was under way be sent again by a process that has been started anew.
     """
 
@@ -58,7 +58,7 @@ class SequenceSettings(TypedDict, total=False):
     inputs: Mapping[str, npt.ArrayLike]
     outputs: Sequence[str]
     window: int
-    token: str
+    prefix: str
 
 
 def options(address: str, settings: ClientSettings) -> Options:
@@ -100,7 +100,7 @@ def target(
         model,
         settings.get("version", ""),
         str(uuid.uuid4()) if name is None else name,
-        settings.get("token") or secrets.token_hex(6),
+        settings.get("prefix") or secrets.token_hex(6),
         step,
         incarnation,
         tuple(settings.get("outputs", ())),

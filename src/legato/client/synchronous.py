@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from legato.client.hub import Target
+    from legato.client.pilot import Pilot
     from legato.client.tensors import ModelInfo, Outputs
 
 
@@ -94,7 +95,7 @@ class Client:
                 server is elsewhere, the next step is refused with ``expected_step``.
             incarnation: Refuse a later sequence that has the same id.
             settings: See :class:`~legato.client.settings.SequenceSettings`; with the
-                ``token`` that the sequence had before, a step that was under way may be
+                ``prefix`` that the sequence had before, a step that was under way may be
                 sent once more, with the same input.
         """
         aim = target(model, id, step, incarnation, **settings)
@@ -121,6 +122,13 @@ class Client:
                     run(loop, hub.close())
             finally:
                 background.release()
+
+    def _release(self, pilot: Pilot) -> None:
+        """Close a sequence's stream, unless all are closed already."""
+        with self._lock:
+            loop, hub = self._loop, self._made
+        if loop is not None and hub is not None and loop.is_running():
+            run(loop, hub.release(pilot))
 
     def _hub(self) -> tuple[asyncio.AbstractEventLoop, Hub]:
         with self._lock:
@@ -232,9 +240,8 @@ class Sequence(Handle):
     def close(self) -> None:
         """Let go of the sequence. It lives on at the server until it ends or expires."""
         pilot = self._close()
-        if pilot is not None and self._loop is not None and self._loop.is_running():
-            _, hub = self._client._hub()  # noqa: SLF001 - its own client
-            run(self._loop, hub.release(pilot))
+        if pilot is not None:
+            self._client._release(pilot)  # noqa: SLF001 - its own client
 
     def _open(self) -> None:
         if self._pilot is None:

@@ -94,7 +94,7 @@ class Window:
     """The state of one sequence at the client.
 
     Args:
-        token: Begins the request ids; another one for every client of a sequence.
+        prefix: Begins the request ids; another one for every client of a sequence.
         size: Steps that may be under way at once. The model must keep as many receipts.
         acknowledged: Number of the last step whose answer is known (to resume).
         patience: How long to keep trying.
@@ -102,13 +102,24 @@ class Window:
     """
 
     __slots__ = (
-        "_attempt_began", "_ending", "_faint", "_jitter", "_patience", "_quiet_since", "_sent",
-        "_size", "_token", "_tries", "acknowledged", "pending", "stalled",
+        "_attempt_began",
+        "_ending",
+        "_faint",
+        "_jitter",
+        "_patience",
+        "_prefix",
+        "_quiet_since",
+        "_sent",
+        "_size",
+        "_tries",
+        "acknowledged",
+        "pending",
+        "stalled",
     )  # fmt: skip
 
     def __init__(
         self,
-        token: str,
+        prefix: str,
         *,
         size: int = 1,
         acknowledged: int = 0,
@@ -118,7 +129,7 @@ class Window:
         self.pending: deque[Pending] = deque()
         self.acknowledged = acknowledged
         self.stalled = False
-        self._token = token
+        self._prefix = prefix
         self._size = size
         self._patience = patience
         self._jitter = jitter
@@ -157,7 +168,7 @@ class Window:
             )
         if not self.pending:
             self._quiet_since = self._attempt_began = now
-        step = Pending(number, f"{self._token}.{number}", payload, end, sink)
+        step = Pending(number, f"{self._prefix}.{number}", payload, end, sink)
         self.pending.append(step)
         self._ending = end
         return step
@@ -214,7 +225,6 @@ class Window:
         Answers come in order, so a refusal is that of the first unanswered step. The
         steps after it were made for a sequence that had taken it, and go with it.
         """
-        self._sent = 0
         if not self.pending:
             self._tries = self._faint = 0
             return Again(0.0)
