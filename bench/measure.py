@@ -11,19 +11,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from bare import BareLoop
-from models import MODELS
-
 from legato.bench.generator import Generator
 from legato.bench.load import Check, Load
 from legato.bench.target import Target
+from models import MODELS
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from legato.bench.result import Result
     from scenarios import Scenario
     from server import Server
-
-    from legato.bench.result import Result
 
 WARM_UP_S = 0.6
 _BACK_TO_SPEED_S = 0.15

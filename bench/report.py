@@ -18,6 +18,16 @@ if TYPE_CHECKING:
 
 PAGE, PLOT, FIGURES = "benchmarks.md", "benchmarks.png", "benchmarks.json"
 _STYLES = {"stream": ("o-", "#2a6f97"), "unary": ("s--", "#c8553d")}
+_ABOUT = """\
+Written by `make bench` (`bench/run.py`); do not edit. Lower microseconds are better. **Server CPU**
+is user and system time of the whole serving process, all its threads, Envoy included, divided by
+the steps answered. **Bare** is ONNX Runtime alone in a loop on one thread, at a batch of as many
+rows as there are sequences: no clients, no network, no state to keep apart. **Share** is bare
+divided by server: the part of the server's CPU time that the model alone would have needed."""
+_HEAD = (
+    "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
+    "| mean batch | bare us/step | share |"
+)
 _BARE = ("^:", "#6b705c")
 
 
@@ -41,12 +51,7 @@ def page(rows: Sequence[Row], machine: Mapping[str, str], effort: Effort) -> str
     """Return the page as Markdown."""
     parts = [
         "# Benchmarks",
-        "Written by `make bench` (`bench/run.py`); do not edit. Lower microseconds are better. "
-        "**Server CPU** is user and system time of the whole serving process, all its threads, "
-        "Envoy included, divided by the steps answered. **Bare** is ONNX Runtime alone in a loop "
-        "on one thread, at a batch of as many rows as there are sequences: no clients, no "
-        "network, no state to keep apart. **Share** is bare divided by server: the part of the "
-        "server's CPU time that the model itself would have needed.",
+        _ABOUT,
         *_goal_section(rows),
         "![Server CPU a step](benchmarks.png)",
     ]
@@ -76,8 +81,7 @@ def _goal_section(rows: Sequence[Row]) -> list[str]:
 
 def _table(rows: Sequence[Row]) -> str:
     lines = [
-        "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
-        "| mean batch | bare us/step | share |",
+        _HEAD,
         "| --- " + "| ---: " * 9 + "|",
     ]
     for row in rows:
@@ -150,9 +154,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     plt.close(figure)
 
 
-def _curve(
-    panel: Any, rows: Sequence[Row], column: str, look: tuple[str, str], label: str
-) -> None:
+def _curve(panel: Any, rows: Sequence[Row], column: str, look: tuple[str, str], label: str) -> None:
     rows = sorted(rows, key=lambda row: row.sequences)
     if rows:
         style, colour = look

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import TracebackType
 
+SOURCE = Path(__file__).resolve().parent.parent / "src"
 _STOP_S = 20
 
 
@@ -38,13 +40,19 @@ class Server:
         if "memory" not in arguments:
             self._command += ["--data", str(Path(self._folder.name) / "data")]
         self._process: subprocess.Popen[str] | None = None
+        self._said = ""
         self.address = ""
         self.pid = 0
 
-    def __enter__(self) -> Server:
+    def __enter__(self) -> Self:
         with self._log.open("w") as log:
             process = subprocess.Popen(
-                self._command, stdout=subprocess.PIPE, stderr=log, text=True, start_new_session=True
+                self._command,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the bench, which then stops the server
+                env={**os.environ, "PYTHONPATH": str(SOURCE)},
             )
         self._process = process
         line = process.stdout.readline() if process.stdout else ""

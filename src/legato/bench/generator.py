@@ -8,18 +8,30 @@ from array import array
 from collections import Counter
 from dataclasses import dataclass
 from multiprocessing.connection import wait
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self, cast
 
 from legato.bench import cpu
 from legato.bench.load import LoadError
 from legato.bench.result import Result
 from legato.bench.target import settle
 from legato.bench.worker import (
-    FAILED, FINISH, GO, HOLD, PLACES, SEQUENCES, STEPS, TICK_S, WRONG, Job, Report, Shared, work,
-)  # fmt: skip
+    FAILED,
+    FINISH,
+    GO,
+    HOLD,
+    PLACES,
+    SEQUENCES,
+    STEPS,
+    TICK_S,
+    WRONG,
+    Job,
+    Report,
+    Shared,
+    work,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from multiprocessing.connection import Connection
     from multiprocessing.process import BaseProcess
 
@@ -88,12 +100,16 @@ class Generator:
     def __repr__(self) -> str:
         return f"<Generator workers={len(self._workers)} steps={self.steps}>"
 
-    def __enter__(self) -> Generator:
+    def __enter__(self) -> Self:
         self._await_workers()
         return self
 
-    def __exit__(self, *_error: object) -> None:
-        self.finish()
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
+        try:
+            self.finish()
+        except LoadError:
+            if kind is None:
+                raise
 
     @property
     def steps(self) -> int:
@@ -118,13 +134,13 @@ class Generator:
         until = time.monotonic() + _READY_S
         try:
             while waiting:
-                found = wait(list(waiting), max(0.0, until - time.monotonic()))
+                found = _heard(waiting, until - time.monotonic())
                 if not found:
                     raise LoadError("a load process does not start")
                 for pipe in found:
                     try:
-                        if self._take(pipe.recv()):  # type: ignore[union-attr]
-                            waiting.discard(pipe)  # type: ignore[arg-type]
+                        if self._take(pipe.recv()):
+                            waiting.discard(pipe)
                     except EOFError:
                         raise LoadError("a load process ended before it began") from None
         except BaseException:
@@ -143,12 +159,19 @@ class Generator:
         self.pause(2 * TICK_S)
 
     def finish(self) -> None:
-        """End the sequences that are open, and the workers."""
+        """End the sequences that are open, and the workers.
+
+        Raises:
+            LoadError: A worker broke down, or did not end: what it did cannot be trusted.
+        """
         self._orders[0] = FINISH
         until = time.monotonic() + _LEAVE_S
         while self._pipes and time.monotonic() < until:
             self.pause(_POLL_S)
         self._kill()
+        broken = [process for process in self._workers if process.exitcode]
+        if broken:
+            raise LoadError(f"{len(broken)} of {len(self._workers)} load processes broke down")
 
     def _kill(self) -> None:
         for process in self._workers:
@@ -165,11 +188,11 @@ class Generator:
             if not self._pipes:
                 time.sleep(left)
                 return
-            for pipe in wait(list(self._pipes), left):
+            for pipe in _heard(self._pipes, left):
                 try:
-                    self._take(pipe.recv())  # type: ignore[union-attr]
+                    self._take(pipe.recv())
                 except EOFError:
-                    del self._pipes[pipe]  # type: ignore[arg-type]
+                    del self._pipes[pipe]
 
     def _take(self, report: Report) -> bool:
         if report.latencies:
@@ -220,3 +243,8 @@ class Generator:
         first = self.mark()
         self.pause(seconds)
         return self.between(first, self.mark())
+
+
+def _heard(pipes: Iterable[Connection], seconds: float) -> list[Connection]:
+    """Wait for something on a pipe; return the pipes that have it."""
+    return cast("list[Connection]", wait(list(pipes), max(0.0, seconds)))

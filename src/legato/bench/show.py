@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from rich.live import Live
 from rich.table import Table
@@ -59,7 +59,7 @@ class Progress:
         self._live = Live(console=console, auto_refresh=False, transient=True) if terminal else None
         self._every_s = 0.2 if terminal else 1.0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> Self:
         if self._live is not None:
             self._live.start()
         return self

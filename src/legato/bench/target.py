@@ -28,7 +28,12 @@ class Counts(NamedTuple):
 
     def since(self, before: Counts) -> Counts:
         """Return the difference."""
-        return Counts(*(now - then for now, then in zip(self, before, strict=True)))
+        return Counts(
+            self.steps - before.steps,
+            self.calls - before.calls,
+            self.waits - before.waits,
+            self.wait_s - before.wait_s,
+        )
 
 
 class Target:
@@ -38,7 +43,9 @@ class Target:
         LoadError: The server cannot be reached, or does not know the model.
     """
 
-    def __init__(self, address: str, model: str, version: str = "", *, secure: bool = False) -> None:
+    def __init__(
+        self, address: str, model: str, version: str = "", *, secure: bool = False
+    ) -> None:
         self.model = model
         self.version = version
         self._address = address

@@ -60,7 +60,8 @@ class Template:
         self.amounts = _amounts(load)
         self._raw = [_contents(load, sent, variant) for variant in range(VARIANTS)]
         self._flags = [
-            _flags(start=start, end=end) for start, end in itertools.product((False, True), repeat=2)
+            _flags(start=start, end=end)
+            for start, end in itertools.product((False, True), repeat=2)
         ]
         self._text_ids = load.text_ids
         self._numbered = load.numbered
@@ -120,7 +121,7 @@ def _amounts(load: Load) -> list[int]:
         return [0] * VARIANTS
     if load.data is Data.RAMP:
         return list(range(1, VARIANTS + 1))
-    return np.random.default_rng(7).integers(0, 100, VARIANTS).tolist()
+    return [int(number) for number in np.random.default_rng(7).integers(0, 100, VARIANTS)]
 
 
 def _contents(load: Load, tensors: Sequence[Tensor], variant: int) -> bytes:

@@ -172,7 +172,8 @@ class Worker:
         """Wait for the slots; once told to finish, not for long."""
         all_done = asyncio.gather(*tasks)
         told = asyncio.create_task(self._told.wait())
-        await asyncio.wait({all_done, told}, return_when=asyncio.FIRST_COMPLETED)
+        both: set[asyncio.Future[Any]] = {all_done, told}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(all_done, _END_S)
         told.cancel()
@@ -196,7 +197,7 @@ class Worker:
     # -- transports -----------------------------------------------------------------------
 
     async def _call_by_call(self, slot: Slot, channel: grpc.aio.Channel) -> None:
-        call = channel.unary_unary(INFER)
+        call: Any = channel.unary_unary(INFER)
         due = self.first_due(slot)
         while not self.over or slot.number:
             sent = await self.turn(due)
@@ -205,11 +206,11 @@ class Worker:
             due = self.next_due(due)
 
     async def _alone_on_a_stream(self, slot: Slot, channel: grpc.aio.Channel) -> None:
-        call = channel.stream_stream(STREAM_INFER)()
+        call: Any = channel.stream_stream(STREAM_INFER)()
         due = self.first_due(slot)
         while not self.over or slot.number:
             sent = await self.turn(due)
-            await call.write(slot.request(last=self.over))
+            await write(call, slot.request(last=self.over))
             data = await call.read()
             if data is grpc.aio.EOF:
                 raise await ended(call)
@@ -266,8 +267,6 @@ class Worker:
 
     def refused(self, text: str) -> None:
         """Count a step without an answer."""
-        if self.finishing and text.startswith("CANCELLED"):
-            return
         self._counters[self._base + FAILED] += 1
         kind = without_numbers(text)
         if kind not in self._errors and len(self._errors) >= _KINDS_OF_ERRORS:
@@ -311,7 +310,7 @@ class SharedStream:
     def __init__(self, worker: Worker, slots: list[Slot], channel: grpc.aio.Channel) -> None:
         self._worker = worker
         self._slots = {slot.name: slot for slot in slots}
-        self._call = channel.stream_stream(STREAM_INFER)()
+        self._call: Any = channel.stream_stream(STREAM_INFER)()
         self._ready: asyncio.Queue[Slot | None] = asyncio.Queue()
         self._due = {slot.name: worker.first_due(slot) for slot in slots}
         self._sent: dict[str, float] = {}
@@ -342,7 +341,8 @@ class SharedStream:
         worker = self._worker
         while (slot := await self._ready.get()) is not None:
             self._sent[slot.name] = await worker.turn(self._due[slot.name] and time.perf_counter())
-            await self._call.write(slot.request(last=worker.over))
+            with contextlib.suppress(grpc.aio.AioRpcError):  # the reader hears of it too
+                await write(self._call, slot.request(last=worker.over))
 
     def _take(self, answer: Answer) -> bool:
         """Give an answer to its slot; whether the slot goes on."""
@@ -367,10 +367,19 @@ class SharedStream:
             self._ready.put_nowait(slot)
 
 
+async def write(call: Any, data: bytes) -> None:
+    """Write to a stream; if it has ended, raise the error that says how."""
+    try:
+        await call.write(data)
+    except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        raise await ended(call) from None
+
+
 async def ended(call: Any) -> grpc.aio.AioRpcError:
     """Return the error that says how a stream ended before its time."""
     empty = grpc.aio.Metadata()
     code, details = await call.code(), await call.details()
-    if code is grpc.StatusCode.OK:
-        details = "the server has ended the stream"
+    # grpc.aio forgets the status when a write comes too late; it says "Internal error from Core".
+    if code is grpc.StatusCode.OK or "error from Core" in details:
+        code, details = grpc.StatusCode.CANCELLED, "the stream was ended by the server"
     return grpc.aio.AioRpcError(code, empty, empty, details)

@@ -28,8 +28,10 @@ from legato.bench.target import Target
 if TYPE_CHECKING:
     from legato.bench.result import Result
 
+Output = Annotated[Path | None, typer.Option(help="Write the figures there, as JSON.")]
 
-def command(  # noqa: PLR0917 - the command line is one list of options
+
+def command(
     url: Annotated[str, typer.Argument(help="host:port of the server's gRPC (grpcs:// for TLS).")],
     *,
     model: Annotated[str, typer.Option(help="Model to step.")],
@@ -79,9 +81,7 @@ def command(  # noqa: PLR0917 - the command line is one list of options
     ] = 0,
     channels: Annotated[int, typer.Option(min=1, help="Connections of each of them.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the figures there, as JSON.")
-    ] = None,
+    output: Output = None,
 ) -> None:
     """Put a server of sequences under load and measure it.
 
@@ -140,7 +140,9 @@ def _half_of_the_cores(sequences: int) -> int:
 def _tell(
     load: Load, result: Result, console: Console, *, as_json: bool, output: Path | None
 ) -> None:
-    figures = json.dumps({"load": asdict(load), "result": result.as_dict()}, indent=2, default=_name)
+    figures = json.dumps(
+        {"load": asdict(load), "result": result.as_dict()}, indent=2, default=_name
+    )
     if output is not None:
         output.write_text(figures + "\n", encoding="utf-8")
     if as_json:
