@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parent))  # the kit and the model beside the tests
 
 from store_kit import CASES, FakeClock, StoreCase
 
-from legato.stores.base import Store
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from legato.stores.base import Store
 
 
 @pytest.fixture

@@ -6,15 +6,18 @@ To hold another store against the contract, append a :class:`StoreCase` to
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from legato.core.types import Receipt, RecordHead, SequenceKey, StateRow
 from legato.stores.base import Commit, Missing, Store
+from legato.stores.log import LogStore
 from legato.stores.memory import MemoryStore
 from legato.stores.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 TOMBSTONE_S = 100.0
 SHAPES = ((1, 4),)
@@ -64,21 +67,15 @@ def _sqlite(folder: Path, clock: FakeClock) -> Store:
     return SqliteStore(folder, clock=clock, level="process", tombstone_s=TOMBSTONE_S)
 
 
+def _log(folder: Path, clock: FakeClock) -> Store:
+    return LogStore(folder, clock=clock, level="process", tombstone_s=TOMBSTONE_S)
+
+
 CASES = [
     StoreCase("memory", _memory, durable=False, level="none", raised="none"),
     StoreCase("sqlite", _sqlite, durable=True, level="process", raised="disk"),
+    StoreCase("log", _log, durable=True, level="process", raised="disk"),
 ]
-
-try:
-    from legato.stores.log import LogStore
-except ImportError:
-    pass
-else:
-
-    def _log(folder: Path, clock: FakeClock) -> Store:
-        return LogStore(folder, clock=clock, level="process", tombstone_s=TOMBSTONE_S)
-
-    CASES.append(StoreCase("log", _log, durable=True, level="process", raised="disk"))
 
 
 def state(value: int) -> StateRow:
