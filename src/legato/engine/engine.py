@@ -36,6 +36,7 @@ from legato.core.errors import (
     UnknownModelError,
     UnknownSequenceError,
 )
+from legato.core.ids import RESERVED, is_reserved
 from legato.core.reply import decode_reply, encode_reply
 from legato.core.types import (
     Durability,
@@ -77,6 +78,10 @@ if TYPE_CHECKING:
     from legato.runtimes.base import Runtime
     from legato.stores.base import AcquireResult, CommitResult, Listed, Store
 
+    Observer = Callable[
+        [ModelHandle, list[tuple[Work, RowResult]], list[Commit], list[CommitResult]], None
+    ]
+
 log = get_logger()
 
 COMMIT_TRIES = 3
@@ -98,6 +103,10 @@ class Engine:
         max_queued: Bound on unanswered steps, all models together.
         on_fatal: Called when the store can no longer be trusted; must end the process.
         suspicion: What is known of steps that crashed the process before this one.
+
+    Attributes:
+        observers: Told of every batch that was committed, before its replies leave; each
+            must return at once. None by default, and then they cost nothing.
     """
 
     def __init__(
@@ -129,6 +138,7 @@ class Engine:
         self._committer: Committer
         self._ticker: asyncio.Task[None] | None = None
         self._quiet = asyncio.Event()
+        self.observers: list[Observer] = []
         self._tokens = itertools.count(random.getrandbits(63))
 
     def __repr__(self) -> str:
@@ -307,6 +317,8 @@ class Engine:
     ) -> ServerError | None:
         sequence = model.sequences.get(correlation_id)
         if sequence is None:
+            if is_reserved(correlation_id):
+                return ClientError(f"ids that begin with '{RESERVED}' are kept for snapshots")
             sequence = Sequence(SequenceKey(step.model, correlation_id))
             model.sequences[correlation_id] = sequence
         elif len(sequence.steps) >= model.max_queued_steps:
@@ -433,6 +445,7 @@ class Engine:
 
     def _acquire(self, model: Model, sequence: Sequence) -> bool:
         """Ask the store for a sequence; false if it is not known yet, or cannot be had."""
+        self._forget(sequence)  # a copy that was released while it was busy
 
         def ask() -> AcquireResult:
             fault("acquire.before")
@@ -827,6 +840,8 @@ class Engine:
         model = self._models.get(handle.name) or Model(handle.name)
         statistics = handle.statistics
         statistics.last_step_at = time.time()
+        if self.observers:
+            self._tell_observers(handle, done, batch, results)
         for (work, row), entry, reply, result in zip(done, batch, replies, results, strict=True):
             try:
                 self._publish_row(work, row, entry, reply, result)
@@ -845,6 +860,20 @@ class Engine:
                 self._rest(model, sequence)
         if model.backlog:
             self._room_was_made(model)
+
+    def _tell_observers(
+        self,
+        handle: ModelHandle,
+        done: list[tuple[Work, RowResult]],
+        batch: list[Commit],
+        results: list[CommitResult],
+    ) -> None:
+        for observer in self.observers:
+            try:
+                observer(handle, done, batch, results)
+            except Exception:
+                # Whoever watches must not hurt who is watched.
+                log.exception("observer_failed", model=handle.name)
 
     def _publish_row(
         self, work: Work, row: RowResult, entry: Commit, reply: Reply, result: CommitResult
@@ -998,27 +1027,72 @@ class Engine:
         return await self._committer.run(lambda: function(self.store))
 
     def release(self, key: SequenceKey) -> None:
-        """Drop the copy in memory after the record was changed from outside the engine."""
+        """Drop the copy in memory after the record was changed from outside the engine.
+
+        A copy in use is dropped before the next step is decided; the step that runs on it
+        meets the change in the store (D4).
+        """
         model = self._models.get(key.model)
         sequence = model.sequences.get(key.correlation_id) if model else None
-        if model is not None and sequence is not None and not sequence.busy:
+        if model is None or sequence is None:
+            return
+        if sequence.busy:
+            sequence.loaded = sequence.fresh = False
+        else:
             self._drop(model, sequence)
 
-    async def end_sequence(self, key: SequenceKey, reason: EndReason) -> bool:
-        """End a live sequence from outside; a step in flight then finds it gone."""
-        found = await self.manage(lambda store: store.read(key))
-        if isinstance(found, Missing | Damaged):
-            return False
-        head, _state = found
-        result = await self.manage(lambda store: store.delete(key, head.incarnation, reason))
+    def began(self, key: SequenceKey, version: str) -> None:
+        """Count a sequence that was made from outside."""
+        self.release(key)
         model = self._models.get(key.model)
-        if isinstance(result, Ok) and model is not None:
-            handle = model.versions.get(head.version)
-            if handle is not None:
-                self._count_end(handle, key.correlation_id, reason)
-            self.release(key)
-            self._room_was_made(model)
-        return isinstance(result, Ok)
+        handle = model.versions.get(version) if model else None
+        if handle is not None:
+            handle.statistics.opened += 1
+
+    def ended(self, key: SequenceKey, version: str, reason: EndReason) -> None:
+        """Count a sequence that was ended from outside, and let others into its place."""
+        self.release(key)
+        model = self._models.get(key.model)
+        if model is None:
+            return
+        handle = model.versions.get(version)
+        if handle is not None:
+            self._count_end(handle, key.correlation_id, reason)
+        self._room_was_made(model)
+
+    def room(self, name: str) -> SequenceLimitError | None:
+        """Why no further sequence of a model may be made from outside; ``None`` = it may."""
+        model = self._models.get(name)
+        if model is None or not model.max_live or self._live(model) < model.max_live:
+            return None
+        return SequenceLimitError(name, model.max_live)
+
+    def fitting(self, name: str, head: RecordHead, state: StateRow) -> ModelHandle:
+        """Find the served version that goes on with a state (D8).
+
+        Raises:
+            UnknownModelError: It is not served.
+            ModelChangedError: The version has other content than the one that wrote it.
+            StateDamagedError: The state does not have the model's shapes.
+        """
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModelError(name)
+        return model.fitting(head, state)
+
+    def resident(self, key: SequenceKey) -> bool:
+        """Whether the state of a sequence is in memory."""
+        sequence = self._in_memory(key)
+        return sequence is not None and sequence.state is not None
+
+    def waiting(self, key: SequenceKey) -> int:
+        """Steps of a sequence that are not answered yet, the running one left out."""
+        sequence = self._in_memory(key)
+        return 0 if sequence is None else len(sequence.steps)
+
+    def _in_memory(self, key: SequenceKey) -> Sequence | None:
+        model = self._models.get(key.model)
+        return model.sequences.get(key.correlation_id) if model else None
 
     # -- housekeeping -----------------------------------------------------------------------------
 
@@ -1060,14 +1134,9 @@ class Engine:
         """End expired sequences; a step in flight or waiting stops the idle clock."""
         expired = await self.manage(lambda store: store.sweep(limit, _Busy(self._models)))
         for key, head in expired:
-            model = self._models.get(key.model)
-            if model is None:
-                continue
-            handle = model.versions.get(head.version)
-            if handle is not None:
-                self._count_end(handle, key.correlation_id, EndReason.EXPIRED)
-            self.release(key)
-            self._room_was_made(model)
+            if is_reserved(key.correlation_id):
+                continue  # a snapshot whose time is over
+            self.ended(key, head.version, EndReason.EXPIRED)
             log.info("sequence_expired", model=key.model, steps=head.step)
         for model in self._models.values():
             if model.backlog:  # other nodes make room, too

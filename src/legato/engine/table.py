@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
 
 if TYPE_CHECKING:
-    from legato.core.types import CorrelationId
+    from legato.core.types import CorrelationId, RecordHead, StateRow
     from legato.engine.model import ModelHandle
     from legato.engine.work import Sequence
 
@@ -82,10 +82,19 @@ class Model:
             ModelChangedError: The version has other content than the one that wrote the state.
             StateDamagedError: The stored state does not fit the model.
         """
-        head, state = sequence.head, sequence.state
-        if head is None or state is None:
+        if sequence.head is None or sequence.state is None:
             msg = "a live record has no state"
             raise StateDamagedError(msg)
+        return self.fitting(sequence.head, sequence.state)
+
+    def fitting(self, head: RecordHead, state: StateRow) -> ModelHandle:
+        """Find the version that goes on with a state.
+
+        Raises:
+            UnknownModelError: Its version is not served any more.
+            ModelChangedError: The version has other content than the one that wrote the state.
+            StateDamagedError: The stored state does not fit the model.
+        """
         candidates = [self.versions[head.version]] if head.version in self.versions else []
         candidates += [handle for handle in self.versions.values() if handle not in candidates]
         for handle in candidates:

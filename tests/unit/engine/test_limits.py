@@ -17,6 +17,7 @@ from legato.core.errors import (
     UnknownSequenceError,
 )
 from legato.core.types import KSERVE, NATIVE, EndReason, SequenceKey
+from legato.engine.manage import Manager
 
 # -- bounds --------------------------------------------------
 
@@ -235,7 +236,7 @@ def test_an_expired_sequence_lets_the_next_in(make) -> None:
 
     h.pass_time(7.0)
     assert second.reply.step == 1
-    h.loop.finish(h.engine.end_sequence(SequenceKey("m", 2), EndReason.EVICTED))
+    h.loop.finish(Manager(h.engine).end(SequenceKey("m", 2), EndReason.EVICTED))
     h.settle()
 
     assert third.reply.step == 1

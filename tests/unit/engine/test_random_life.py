@@ -27,6 +27,7 @@ from doubles import (
 )
 from legato.core.errors import CancelledStepError, StorageFullError
 from legato.core.types import EndReason, Reply, SequenceKey
+from legato.engine.manage import Manager
 from legato.stores.base import Conflict, Fenced
 
 CIDS = (1, "1", 2)
@@ -222,12 +223,12 @@ class World:
     def do_end(self, cid) -> None:
         self.settle()
         task = self.h.loop.create_task(
-            self.h.engine.end_sequence(SequenceKey("m", cid), EndReason.EVICTED)
+            Manager(self.h.engine).end(SequenceKey("m", cid), EndReason.EVICTED)
         )
         for _ in range(4):
             self.h.settle()
         life = self.reference.lives.get(cid)
-        assert task.result() == (life is not None and not life.over)
+        assert (task.exception() is None) == (life is not None and not life.over)
         self.reference.end(cid)
 
     def do_release(self, cid) -> None:
@@ -302,11 +303,11 @@ BEGINNING = [("step", cid, 0, OK, (True, False), 0, "") for cid in CIDS]
 @pytest.mark.parametrize("slow", [False, True], ids=["quick store", "slow store"])
 @pytest.mark.parametrize("threads", [False, True], ids=["inline", "threads"])
 @settings(
-    max_examples=60,
+    max_examples=150,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    operations=st.lists(st.one_of(steps, steps, others), max_size=30),
+    operations=st.lists(st.one_of(steps, steps, steps, others), min_size=5, max_size=50),
     resident=st.sampled_from([0, 1, 60]),
     batch=st.sampled_from([1, 2, 8]),
 )

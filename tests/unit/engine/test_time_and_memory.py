@@ -7,6 +7,7 @@ import pytest
 from doubles import chain_of, state_of
 from legato.core.errors import UnknownSequenceError
 from legato.core.types import NATIVE, EndReason, SequenceKey
+from legato.engine.manage import Manager
 
 STATE_BYTES = state_of([]).nbytes
 
@@ -140,13 +141,15 @@ def test_a_sequence_can_be_ended_from_outside(make, slow) -> None:
     h.ask(1, 1, start=True)
 
     def end():
-        task = h.loop.create_task(h.engine.end_sequence(SequenceKey("m", 1), EndReason.CANCELLED))
+        ending = Manager(h.engine).end(SequenceKey("m", 1), EndReason.CANCELLED)
+        task = h.loop.create_task(ending)
         for _ in range(5):
             h.settle()
         return task.result()
 
-    assert end() is True
-    assert end() is False
+    assert end().step == 1
+    with pytest.raises(UnknownSequenceError, match="was cancelled at step 1"):
+        end()
     assert h.runtime.ended == [(1, EndReason.CANCELLED)]
     assert handle.statistics.ended["cancelled"] == 1
     assert h.ask(1, 2).ending.reason is EndReason.CANCELLED
@@ -164,7 +167,7 @@ def test_ending_from_outside_while_a_step_runs(make) -> None:
     sent = h.send(1, 2)
     h.settle()
 
-    h.loop.finish(h.engine.end_sequence(SequenceKey("m", 1), EndReason.EVICTED))
+    h.loop.finish(Manager(h.engine).end(SequenceKey("m", 1), EndReason.EVICTED))
     h.let_run(room)
     h.settle()
 
