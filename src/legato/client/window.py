@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SHORTEST_WAIT_S = 0.02
 LONGEST_WAIT_S = 0.2
-FAINT_TRIES = 5
+FAINT_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +231,10 @@ class Window:
         chance = hope(failure)
         if chance is Hope.FAINT:
             self._faint += 1
-        if chance is Hope.NONE or self._faint > FAINT_TRIES:
+        if chance is Hope.NONE:
             return Refused(self.drop(), failure)
         waited = now - self._quiet_since
-        if waited >= self._patience.retry_for_s:
+        if waited >= self._patience.retry_for_s or self._faint > FAINT_TRIES:
             self.stalled = True
             return GaveUp(list(self.pending), failure, waited)
         self._tries += 1

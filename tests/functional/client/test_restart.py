@@ -14,7 +14,7 @@ import pytest
 
 import legato
 
-STEPS = 500
+STEPS = 300
 
 
 def right(sums: list[float]) -> bool:
