@@ -42,6 +42,7 @@ POINTS = [
     "expire.before_tombstone",
     "fork.between",
     "recover.mid_scan",
+    "page_in.before_read",
 ]
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SEGMENT_BYTES = 256 * 1024 * 1024
 _MAX_BUFFERS = 1024
 _MAX_WRITE = 1 << 30
+_LATE_BYTES = 1 << 20
 
 
 class ShortWriteError(OSError):
@@ -68,7 +69,15 @@ class Segment:
 
 
 class Segments:
-    """All files of a log; the last is the tail, which takes the writes."""
+    """All files of a log; the last is the tail, which takes the writes.
+
+    Attributes:
+        by_number: The files.
+        tail: The last of them.
+        written: Bytes written since the log was opened.
+        failed: Why the log has failed for good, "" = it has not.
+        patient: A thread flushes all the time; set by who has one.
+    """
 
     def __init__(self, folder: Path, segment_bytes: int) -> None:
         self.folder = folder
@@ -76,6 +85,7 @@ class Segments:
         self.by_number: dict[int, Segment] = {}
         self.written = 0
         self.failed = ""
+        self.patient = False
         self._closing = threading.Lock()
         for path in sorted(folder.glob("*.seg")):
             fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
@@ -95,8 +105,16 @@ class Segments:
         return self.folder / f"{number:08d}.seg"
 
     def make_room(self, size: int) -> None:
-        """Begin a new segment if the tail cannot take this many bytes."""
-        if self.tail.size and self.tail.size + size > self.limit:
+        """Begin a new segment if the tail cannot take this many bytes.
+
+        The tail is flushed first. Where a thread flushes anyhow, waiting for the moment
+        after it has done so (for up to a quarter more bytes) makes that a short flush.
+        """
+        tail = self.tail
+        if not tail.size or tail.size + size <= self.limit:
+            return
+        late = tail.size - tail.flushed > _LATE_BYTES
+        if not (self.patient and late and tail.size + size <= self.limit + self.limit // 4):
             self.roll()
 
     def roll(self) -> None:

@@ -138,6 +138,7 @@ class LogStore:
         self._flusher: BackgroundFlush | None = None
         if flush_interval_s > 0.0:
             self._flusher = BackgroundFlush(self._segments, flush_interval_s)
+            self._segments.patient = self.inline
         self._upkeep = Upkeep(self._journal, checkpoint_bytes, self._flusher)
         if self.recovery.fresh_segment:
             self._segments.roll()

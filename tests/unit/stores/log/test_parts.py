@@ -99,6 +99,27 @@ def test_a_new_segment_begins_when_the_tail_is_full(tmp_path: Path) -> None:
     segments.close()
 
 
+def test_a_full_tail_waits_for_a_flush_that_is_under_way(tmp_path: Path) -> None:
+    """With a thread that flushes, a new segment begins when little is left to flush."""
+    limit = 8 << 20
+    segments = Segments(tmp_path, limit)
+    segments.patient = True
+    segments.append([bytes(limit)], limit)
+    half = limit // 8
+
+    segments.make_room(half)
+    waited = segments.tail.number
+    segments.append([bytes(half)], half)
+    segments.make_room(2 * half)
+    bounded = segments.tail.number
+    segments.append([bytes(limit)], limit)
+    segments.flush()
+    segments.make_room(1)
+
+    assert (waited, bounded, segments.tail.number) == (0, 1, 2)
+    segments.close()
+
+
 def test_pinned_tombstones_go_with_the_last_segment_that_pins_them(tmp_path: Path) -> None:
     """Bytes kept for the sake of older segments stop counting when these are gone."""
     segments = Segments(tmp_path, 10)
