@@ -20,7 +20,9 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "legato"
 # room; "gen" is the generated messages of all protocols. A new room is a new line here
 # and in docs/design.md, "Rooms".
 BELOW_ENGINE = {"core", "faults", "observe.log", "repository", "stores", "runtimes"}
-BELOW_APP = BELOW_ENGINE | {"engine", "observe", "protocols", "protocols.rpc", "gen", "settings"}
+BELOW_APP = BELOW_ENGINE | {
+    "archive", "engine", "observe", "protocols", "protocols.rpc", "gen", "recorder", "settings",
+}  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
     "faults": set(),
@@ -31,7 +33,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "stores": {"core", "faults", "observe.log"},
     "runtimes": {"core", "faults", "observe.log", "repository"},
     "model": {"core", "runtimes"},
+    "archive": {"core"},
     "engine": BELOW_ENGINE,
+    "recorder": BELOW_ENGINE | {"archive", "engine"},
     "observe": {"core", "stores", "engine", "observe.log"},
     "protocols.rpc": {"core", "faults", "observe.log", "gen"},
     "protocols": BELOW_APP - {"protocols"},

@@ -1,13 +1,13 @@
-"""Sequences seen and changed from outside: names, races with steps, and the properties of branches."""
+"""Sequences seen and changed from outside: names, races with steps, properties of branches."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from doubles import CHAIN_SIGNATURE, FAIL_ROW, WALL_START, Harness, chain_of, state_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from doubles import CHAIN_SIGNATURE, FAIL_ROW, WALL_START, Harness, chain_of, state_of
 from legato.core.errors import (
     ClientError,
     ModelChangedError,
@@ -63,7 +63,7 @@ def managed(request, make) -> Managed:
     return Managed(make(slow_store=request.param == "slow store"))
 
 
-# -- ends ------------------------------------------------------------------------
+# -- ends ------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reason", [EndReason.ENDED, EndReason.CANCELLED, EndReason.EVICTED])
@@ -126,7 +126,7 @@ def test_a_repeat_of_the_last_step_is_answered_after_the_end(managed) -> None:
     assert again.data == first.data
 
 
-# -- snapshots ------------------------------------------------------------------------
+# -- snapshots ------------------------------------------------------------
 
 
 def test_a_snapshot_stays_as_it_was(managed) -> None:
@@ -220,7 +220,7 @@ def test_no_step_reaches_a_snapshot(managed, start) -> None:
     assert managed.run(managed.manager.read(KEY, "a"))[1] == state_of([5])
 
 
-# -- forks --------------------------------------------------------------------------------
+# -- forks ------------------------------------------------------------
 
 
 def test_a_fork_is_made_only_where_it_may(managed) -> None:
@@ -269,7 +269,7 @@ def test_a_retry_meant_for_the_source_is_not_taken_by_the_fork(managed) -> None:
     assert managed.h.ask(2, 6, number=2, request_id="b").step == 2
 
 
-# -- rollback ------------------------------------------------------------------------------
+# -- rollback ------------------------------------------------------------
 
 
 def test_a_rollback_tells_numbered_clients_where_it_is(managed) -> None:
@@ -323,7 +323,7 @@ def test_what_has_ended_is_not_rolled_back(managed) -> None:
     assert managed.h.stored() is None
 
 
-# -- races with a step in flight ----------------------------------------------------------------
+# -- races with a step in flight ------------------------------------------------------------
 
 
 def in_flight(make, slow: bool, **step):
@@ -478,7 +478,7 @@ def test_a_start_of_the_target_and_a_fork_into_it_do_not_mix(make, slow) -> None
     assert managed.h.state(2) == state_of([5])
 
 
-# -- import -----------------------------------------------------------------------------------------
+# -- import ------------------------------------------------------------
 
 
 def test_an_import_goes_on_where_the_export_was(managed) -> None:
@@ -540,7 +540,7 @@ def test_an_import_of_a_version_that_is_served_no_more_goes_to_one_of_the_same_c
         managed.run(managed.manager.put(SequenceKey("m", 3), head, state))
 
 
-# -- listing ----------------------------------------------------------------------------------------
+# -- listing ------------------------------------------------------------
 
 
 def fill(managed, count: int = 6) -> None:
@@ -638,7 +638,7 @@ def test_only_models_that_are_known_are_listed(managed) -> None:
     managed.run(managed.manager.end(KEY))
 
 
-# -- the store fails ------------------------------------------------------------------------------
+# -- the store fails ------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -673,7 +673,7 @@ def test_a_damaged_record_is_named(make, monkeypatch) -> None:
             managed.run(call(KEY))
 
 
-# -- observers ---------------------------------------------------------------------------------------
+# -- observers ------------------------------------------------------------
 
 
 def test_observers_see_what_was_committed_before_it_is_answered(make) -> None:
@@ -700,7 +700,7 @@ def test_observers_see_what_was_committed_before_it_is_answered(make) -> None:
     assert seen[1][3] == state_of([5, 6])
 
 
-# -- branches as properties (issue 3, "must show" 5) -------------------------------------------------
+# -- branches as properties (issue 3, "must show" 5) --------------------------
 
 XS = st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=5)
 OPTIONS = settings(max_examples=30)
