@@ -121,7 +121,7 @@ def typed(dtype: Any) -> Any:
     """An accumulator in any dtype."""
     x = parameter("x", [1, 2], dtype)
     state = Remembered("sum", [1, 2], dtype, first=zeros(1, 2, dtype=dtype))
-    total = ops.logical_or(x, state.value) if dtype is bool else ops.add(x, state.value)
+    total = ops.logical_or(x, state.value) if np.dtype(dtype) == bool else ops.add(x, state.value)
     total.output(0).set_names({"y"})
     return model([ops.result(total)], [state.becomes(total)], [x])
 
@@ -277,4 +277,8 @@ class Native:
         if request is None:
             request = self._requests[sequence] = self.compiled.create_infer_request()
         found = request.infer(inputs)
-        return {port.get_any_name(): np.array(found[port]) for port in self.compiled.outputs}
+        return {
+            name: np.array(found[port])
+            for port in self.compiled.outputs
+            for name in port.get_names()
+        }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from legato.core.errors import ConfigError
@@ -20,6 +21,9 @@ def load(config: ModelConfig) -> OpenvinoRuntime:
         ConfigError: OpenVINO is not installed, the file cannot be read, an option is
             wrong, or the config contradicts the model.
     """
+    # TBB binds its helper library to the C library's own free(), past Envoy's allocator, in
+    # which we are served: memory of one is then freed by the other, and the process aborts.
+    os.putenv("TBB_ENABLE_SANITIZERS", "1")  # the name TBB gives to "bind as usual"
     try:
         import openvino  # noqa: F401 - an extra: most installations do without
     except ImportError as error:
