@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 def arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
-    parser.add_argument("--full", action="store_true", help="longer windows, more scenarios")
+    effort = parser.add_mutually_exclusive_group()
+    effort.add_argument("--quick", action="store_true", help="about three minutes (the default)")
+    effort.add_argument("--full", action="store_true", help="longer windows, more scenarios")
     parser.add_argument("--only", default="", metavar="REGEX", help="scenarios by name")
     parser.add_argument("--list", action="store_true", help="list the scenarios and stop")
     parser.add_argument(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import os
 import re
 import signal
 import time
@@ -277,7 +278,10 @@ class Worker:
 
     async def _tick(self) -> None:
         """Look what the generator wants, and report."""
+        parent = os.getppid()
         while True:
+            if os.getppid() != parent:
+                os._exit(1)  # the generator was killed: nobody would ever stop this load
             order, window = self._orders
             self._cpu_s[self._index] = time.process_time()
             if window != self._window:
@@ -378,7 +382,7 @@ async def write(call: Any, data: bytes) -> None:
 async def ended(call: Any) -> grpc.aio.AioRpcError:
     """Return the error that says how a stream ended before its time."""
     empty = grpc.aio.Metadata()
-    code, details = await call.code(), await call.details()
+    code, details = await call.code(), await call.details() or ""
     # grpc.aio forgets the status when a write comes too late; it says "Internal error from Core".
     if code is grpc.StatusCode.OK or "error from Core" in details:
         code, details = grpc.StatusCode.CANCELLED, "the stream was ended by the server"

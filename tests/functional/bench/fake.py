@@ -31,8 +31,9 @@ class FakeServer(grpc.GenericRpcHandler):
         self.open: set[object] = set()
         self.steps = 0
         self._shared, self._refuse_every, self._end_every = shared, refuse_every, end_every
-        self._lock = threading.Lock()
-        self._server = grpc.server(futures.ThreadPoolExecutor(16))
+        self._streams = 0
+        self._news = threading.Condition()
+        self._server = grpc.server(futures.ThreadPoolExecutor(40))
         self._server.add_generic_rpc_handlers((self,))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
 
@@ -68,7 +69,20 @@ class FakeServer(grpc.GenericRpcHandler):
             context.abort(grpc.StatusCode.UNAVAILABLE, error)
         return reply.SerializeToString()
 
-    def stream(self, requests: Iterator[bytes], _context: grpc.ServicerContext) -> Iterator[bytes]:
+    def await_steps(self, steps: int) -> None:
+        """Wait until so many steps have come."""
+        with self._news:
+            assert self._news.wait_for(lambda: self.steps >= steps, 30)
+
+    def await_no_streams(self) -> None:
+        """Wait until every stream has ended."""
+        with self._news:
+            assert self._news.wait_for(lambda: not self._streams, 30)
+
+    def stream(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        self._count_streams(1)
+        if not context.add_callback(lambda: self._count_streams(-1)):
+            self._count_streams(-1)  # it is over already
         for answered, data in enumerate(requests, 1):
             reply, error = self.step(pb.ModelInferRequest.FromString(data))
             message = pb.ModelStreamInferResponse(error_message=error, infer_response=reply)
@@ -76,13 +90,19 @@ class FakeServer(grpc.GenericRpcHandler):
             if answered == self._end_every:
                 return
 
+    def _count_streams(self, more: int) -> None:
+        with self._news:
+            self._streams += more
+            self._news.notify_all()
+
     def step(self, request) -> tuple[pb.ModelInferResponse, str]:
         parameters = request.parameters
         name = parameters["sequence_id"].int64_param or parameters["sequence_id"].string_param
         (value,) = struct.unpack("<i", request.raw_input_contents[0])
         reply = pb.ModelInferResponse(model_name=request.model_name, id=request.id)
-        with self._lock:
+        with self._news:
             self.steps += 1
+            self._news.notify_all()
             if self._refuse_every and self.steps % self._refuse_every == 0:
                 return reply, f"sequence {name} is refused at step {self.steps}"
             place = "everybody" if self._shared else name

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import onnx
@@ -160,9 +159,7 @@ def test_ctrl_c_ends_with_the_figures_so_far() -> None:
     """The table comes, the sequences are ended, and no process stays."""
     with fake.FakeServer() as server:
         process = begin(server.address, "--model", "accumulator", "--seconds", 50, "--warm-up", 0)
-        until = time.monotonic() + 30
-        while server.steps < 500 and time.monotonic() < until:
-            time.sleep(0.02)
+        server.await_steps(500)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
         left_open = set(server.open)
@@ -210,3 +207,16 @@ def test_suite_writes_page_plot_and_figures(tmp_path: Path) -> None:
     assert 0 < row["bare_us"] < row["server_us"]
     assert "| stream | 8 |" in (tmp_path / "benchmarks.md").read_text()
     assert (tmp_path / "benchmarks.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_load_does_not_outlive_its_generator() -> None:
+    """When the command is killed, its load processes end by themselves."""
+    with fake.FakeServer() as server:
+        process = begin(server.address, "--model", "accumulator", "--seconds", 50)
+        server.await_steps(200)
+        process.kill()
+        process.communicate(timeout=30)
+
+        server.await_no_streams()
+
+    assert process.returncode == -signal.SIGKILL
