@@ -100,6 +100,8 @@ class Flusher:
             if self._stopping.wait(_INTERVAL_S):
                 break
             self._dirty.clear()
+            if self._stopping.is_set():  # it may have come just before the clear
+                break
             if self._flush:
                 self.flush()
             if self._bytes >= _CHECKPOINT_BYTES:

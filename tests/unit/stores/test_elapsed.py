@@ -1,0 +1,53 @@
+"""A store's own time."""
+
+from __future__ import annotations
+
+from legato.stores.elapsed import Elapsed
+
+
+class FakeClock:
+    def __init__(self, now: float) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_passes_with_the_clock() -> None:
+    """Without a start it is the wall clock."""
+    clock = FakeClock(50.0)
+    time = Elapsed(clock)
+    clock.now = 52.5
+
+    assert time() == 52.5
+
+
+def test_time_goes_on_from_its_start() -> None:
+    """A saved time continues, whatever the wall clock did meanwhile."""
+    clock = FakeClock(1e9)
+    time = Elapsed(clock, 50.0)
+    clock.now += 3.0
+
+    assert time() == 53.0
+
+
+def test_time_never_goes_back() -> None:
+    """A clock set back stops time for no longer than the step itself."""
+    clock = FakeClock(100.0)
+    time = Elapsed(clock)
+    clock.now = 40.0
+    stopped = time()
+    clock.now = 45.0
+
+    assert stopped == 100.0
+    assert time() == 105.0
+
+
+def test_moments_are_shown_by_the_wall_clock() -> None:
+    """For display, a moment of the store's time is told as wall-clock time."""
+    clock = FakeClock(1000.0)
+    time = Elapsed(clock, 50.0)
+    clock.now += 10.0
+
+    assert time.wall(55.0) == 1005.0
+    assert repr(time) == "Elapsed(60.000)"
