@@ -175,6 +175,11 @@ class World:
         sent = self.h.send(cid, x, mode, start=start, end=end, number=number, request_id=request_id)
         self.sent.append((sent, x, mode))
 
+    def do_burst(self, modes) -> None:
+        """A step of every sequence at once: they share a batch."""
+        for cid, mode in zip(CIDS, modes, strict=True):
+            self.do_step(cid, 7, mode, (False, False), 0, "")
+
     def do_repeat(self, back) -> None:
         numbered = [one for one in self.judged + self.sent if one[0].step.number]
         if numbered:
@@ -282,6 +287,9 @@ steps = st.tuples(
     st.sampled_from([0, 0, "next", "next", 1, 2, 3]),
     st.sampled_from(["", "", "a", "b"]),
 )
+bursts = st.tuples(
+    st.just("burst"), st.lists(st.sampled_from([OK] * 4 + list(BAD)), min_size=3, max_size=3)
+)
 others = st.one_of(
     st.tuples(st.just("repeat"), st.integers(0, 5)),
     st.tuples(st.just("cancel"), st.integers(0, 3)),
@@ -307,7 +315,7 @@ BEGINNING = [("step", cid, 0, OK, (True, False), 0, "") for cid in CIDS]
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(
-    operations=st.lists(st.one_of(steps, steps, steps, others), min_size=5, max_size=50),
+    operations=st.lists(st.one_of(steps, steps, bursts, others), min_size=10, max_size=50),
     resident=st.sampled_from([0, 1, 60]),
     batch=st.sampled_from([1, 2, 8]),
 )
