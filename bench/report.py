@@ -28,6 +28,7 @@ _HEAD = (
     "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
     "| mean batch | bare us/step | share |"
 )
+_TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _BARE = ("^:", "#6b705c")
 
 
@@ -58,7 +59,7 @@ def page(rows: Sequence[Row], machine: Mapping[str, str], effort: Effort) -> str
     for model in dict.fromkeys(row.model for row in rows):
         parts.append(f"## {model}\n\n{MODELS[model].about[0].upper()}{MODELS[model].about[1:]}.")
         parts.append(_table([row for row in rows if row.model == model]))
-    parts.append(_how(machine, effort))
+    parts.append(_how(rows, machine, effort))
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,7 +85,7 @@ def _table(rows: Sequence[Row]) -> str:
         _HEAD,
         "| --- " + "| ---: " * 9 + "|",
     ]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: (_transport(row), row.sequences)):
         low, high = row.server_us_range
         lines.append(
             f"| {_transport(row)} | {row.sequences} | **{_short(row.server_us)}** "
@@ -100,7 +101,18 @@ def _transport(row: Row) -> str:
     return ", ".join([row.transport, *extra])
 
 
-def _how(machine: Mapping[str, str], effort: Effort) -> str:
+def _verdict(rows: Sequence[Row]) -> str:
+    """Say how many answers were good."""
+    steps, failed, wrong = (
+        sum(getattr(row, n) for row in rows) for n in ("steps", "failed", "wrong")
+    )
+    return (
+        f"Of {steps + failed:,} steps {failed:,} failed; the accumulator's answers are checked "
+        f"against the sums of what was sent, and {wrong:,} were wrong."
+    )
+
+
+def _how(rows: Sequence[Row], machine: Mapping[str, str], effort: Effort) -> str:
     facts = "\n".join(f"| {name} | {value} |" for name, value in machine.items())
     return (
         "## How it was measured\n\n"
@@ -112,7 +124,7 @@ def _how(machine: Mapping[str, str], effort: Effort) -> str:
         "loop share the cores, so steps/s and latencies say as much about the generator and "
         "other work on the machine as about the server; CPU a step is what to compare. One "
         "sequence alone costs more a step, because nothing shares its model call or its "
-        "wake-ups. Answers of the accumulator are checked: every one was right.\n\n"
+        f"wake-ups. {_verdict(rows)}\n\n"
         "A server of one's own, or any other that speaks KServe v2 over gRPC, is measured with "
         "`legato bench HOST:PORT --model NAME --pid PID`.\n\n"
         f"| machine | |\n| --- | --- |\n{facts}"
@@ -133,7 +145,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     models = list(dict.fromkeys(row.model for row in rows))
-    figure, panels = plt.subplots(1, len(models), figsize=(4.2 * len(models), 3.6), squeeze=False)
+    figure, panels = plt.subplots(
+        1, len(models), figsize=(4.2 * len(models), 3.6), squeeze=False, sharey=True
+    )
     for panel, model in zip(panels[0], models, strict=True):
         mine = [row for row in rows if row.model == model and len(row.name.split("/")) == 3]
         for transport, (style, colour) in _STYLES.items():
@@ -145,6 +159,8 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         panel.set(title=model, xlabel="sequences", xscale="log", yscale="log")
         counts = sorted({row.sequences for row in mine})
         panel.set_xticks(counts, [str(count) for count in counts])
+        panel.set_yticks(_TICKS, [str(tick) for tick in _TICKS])
+        panel.set_ylim(bottom=1)  # a bare row of a tiny model takes less, and says nothing
         panel.minorticks_off()
         panel.grid(alpha=0.3)
     panels[0][0].set_ylabel("CPU microseconds a step")

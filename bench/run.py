@@ -59,6 +59,8 @@ def main() -> int:
     began = machine.load_average()
     rows = run(chosen, effort)
     facts["load average"] = f"{began:.1f} before, {machine.load_average():.1f} after"
+    if began > machine.QUIET:
+        facts["note"] = "other work was running: every figure is higher than on a quiet machine"
     options.output.mkdir(parents=True, exist_ok=True)
     for path in report.write(options.output, rows, facts, effort):
         print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")

@@ -31,14 +31,14 @@ class Slot:
         LoadError: Sums are to be checked in a data type that has none.
 
     Attributes:
-        name: What the requests' ids say.
+        name: What the ids of its requests begin with.
         number: Number of the step made last, 0 between sequences.
         sequences: Sequences completed.
     """
 
     __slots__ = (
         "_begin", "_checked", "_count", "_length", "_load", "_next_ordinal", "_ordinal", "_pack",
-        "_template", "_total", "name", "number", "sequences",
+        "_prefix", "_serial", "_template", "_total", "name", "number", "sequences",
     )  # fmt: skip
 
     def __init__(self, load: Load, template: Template, index: int, output: tuple[str, int]) -> None:
@@ -53,6 +53,8 @@ class Slot:
         self._length = 0
         self._begin = b""
         self._total = 0
+        self._prefix = b"%d" % index
+        self._serial = 0
         self.name = str(index)
         self.number = 0
         self.sequences = 0
@@ -72,14 +74,16 @@ class Slot:
         end = last or self.number >= self._length
         if end:
             self._length = self.number
-        return self._template.step(self._begin, self.number, variant, end=end)
+        self._serial += 1
+        name = b"%s-%d" % (self._prefix, self._serial)  # a request id is never used twice
+        return self._template.step(self._begin, name, self.number, variant, end=end)
 
     def _begin_sequence(self) -> None:
         load = self._load
         ordinal = self._ordinal = self._next_ordinal
         self._next_ordinal += load.sequences
         self._length = load.length_of(ordinal)
-        self._begin = self._template.sequence(int(self.name), load.id_of(ordinal))
+        self._begin = self._template.sequence(load.id_of(ordinal))
         self._total = 0
 
     def answered(self, raw: bytes) -> bool:

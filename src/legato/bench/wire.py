@@ -29,6 +29,7 @@ DTYPES: Final = {
     "INT8": "i1", "INT16": "<i2", "INT32": "<i4", "INT64": "<i8",
     "FP16": "<f2", "FP32": "<f4", "FP64": "<f8",
 }  # fmt: skip
+_ID: Final = b"\x1a"  # ModelInferRequest.id
 _LARGEST_TENSOR: Final = 256 * 1024 * 1024
 
 
@@ -66,9 +67,9 @@ class Template:
         self._text_ids = load.text_ids
         self._numbered = load.numbered
 
-    def sequence(self, slot: int, correlation_id: int) -> bytes:
+    def sequence(self, correlation_id: int) -> bytes:
         """Return what all requests of a sequence begin with."""
-        request = pb.ModelInferRequest(id=str(slot))
+        request = pb.ModelInferRequest()
         parameter = request.parameters["sequence_id"]
         if self._text_ids:
             parameter.string_param = f"sequence-{correlation_id}"
@@ -76,14 +77,17 @@ class Template:
             parameter.int64_param = correlation_id
         return self.head + request.SerializeToString()
 
-    def step(self, begin: bytes, number: int, variant: int, *, end: bool) -> bytes:
-        """Return a request: step ``number`` of the sequence that begins with ``begin``."""
+    def step(self, begin: bytes, name: bytes, number: int, variant: int, *, end: bool) -> bytes:
+        """Return a request: step ``number`` of the sequence that begins with ``begin``.
+
+        ``name`` is the request's id, shorter than 128 bytes.
+        """
         flags = self._flags[2 * (number == 1) + end]
         if self._numbered:
             numbered = pb.ModelInferRequest()
             numbered.parameters["sequence_step"].int64_param = number
             flags += numbered.SerializeToString()
-        return b"".join((begin, flags, self._raw[variant]))
+        return b"".join((begin, _ID, bytes((len(name),)), name, flags, self._raw[variant]))
 
 
 def _flags(*, start: bool, end: bool) -> bytes:
@@ -164,10 +168,10 @@ def encode(values: Any, datatype: str) -> bytes:
 class Answer(NamedTuple):
     """What an answer says; ``error`` is "" for a good one.
 
-    ``raw`` is the first output that is not left in shared memory.
+    ``request`` is the id of the request, ``raw`` the model's first output.
     """
 
-    slot: str
+    request: str
     error: str
     raw: bytes
 

@@ -351,9 +351,11 @@ class SharedStream:
     def _take(self, answer: Answer) -> bool:
         """Give an answer to its slot; whether the slot goes on."""
         worker = self._worker
-        slot = self._slots.get(answer.slot)
+        slot = self._slots.get(answer.request.partition("-")[0])
         if slot is None:
-            worker.refused(f"an answer to '{answer.slot}', which nobody has asked: {answer.error}")
+            worker.refused(
+                f"an answer to '{answer.request}', which nobody has asked: {answer.error}"
+            )
             return True
         due = self._due[slot.name]
         good = worker.took(slot, answer, due or self._sent[slot.name])

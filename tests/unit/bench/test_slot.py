@@ -99,6 +99,18 @@ def test_failed_sequence_is_given_up() -> None:
     assert one.answered(struct.pack("<f", amount))
 
 
+def test_no_request_id_comes_twice() -> None:
+    """Servers may take equal request ids for repeats; the first part names the place."""
+    one = slot()
+
+    ids = []
+    for _step in range(7):
+        ids.append(pb.ModelInferRequest.FromString(one.request()).id)
+        one.answered(b"")
+
+    assert ids == [f"1-{number}" for number in range(1, 8)]
+
+
 def test_last_request_ends_its_sequence_early() -> None:
     """A load that stops leaves no sequence open."""
     one = slot()

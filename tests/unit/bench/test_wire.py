@@ -24,7 +24,7 @@ INPUT = Tensor("x", "FP32", (-1, 2))
 
 def request(load: Load, *inputs: Tensor, number: int = 1, end: bool = False):
     template = Template(load, inputs)
-    data = template.step(template.sequence(5, 77), number, 4, end=end)
+    data = template.step(template.sequence(77), b"5-1", number, 4, end=end)
     return pb.ModelInferRequest.FromString(data)
 
 
@@ -32,7 +32,7 @@ def test_request_says_model_sequence_and_place() -> None:
     """All of a request's fields survive being joined from pieces."""
     message = request(LOAD, INPUT, number=1, end=True)
 
-    assert (message.model_name, message.model_version, message.id) == ("adder", "3", "5")
+    assert (message.model_name, message.model_version, message.id) == ("adder", "3", "5-1")
     assert message.parameters["sequence_id"].int64_param == 77
     assert message.parameters["sequence_start"].bool_param is True
     assert message.parameters["sequence_end"].bool_param is True
@@ -97,7 +97,7 @@ def test_checked_tensors_hold_the_amounts(data: Data) -> None:
     sent = [
         np.frombuffer(
             pb.ModelInferRequest.FromString(
-                template.step(b"", 2, variant, end=False)
+                template.step(b"", b"5-1", 2, variant, end=False)
             ).raw_input_contents[0],
             "<f4",
         ).tolist()
