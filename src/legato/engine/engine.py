@@ -1126,7 +1126,7 @@ class Engine:
         if found.writable is not self._writable:
             self._writable = found.writable
             if found.writable:
-                log.info("store_writable_again")
+                log.warning("store_writable_again")
             else:
                 log.error("store_not_writable", problem=found.problem)
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from legato.core.types import SequenceKey, StateRow
     from legato.stores.elapsed import Elapsed
 
+_ROOM_BYTES = 1024 * 1024
 _MARK_EVERY_S = 60.0
 _NOBODY = Standing(b"another key", 0, 0, None, None)
 
@@ -328,6 +329,8 @@ class Journal:
         """Note the time in the log, once a minute, or to see whether it can be written again."""
         if not self.problem and self.time() - self._marked < _MARK_EVERY_S:
             return
+        if self.problem and self.segments.free_bytes() < _ROOM_BYTES:
+            return  # the mark would find the rest of a page, where no commit fits
         seal = codec.encode_seal(self.next_serial(), self.time())
         try:
             self.append([seal], len(seal))
