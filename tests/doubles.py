@@ -418,6 +418,14 @@ class Harness:
         instance, plan, done = room.popleft()
         done(instance, plan, instance.run(plan))
 
+    def kill(self) -> None:
+        """End as a process does that is killed: nothing that was under way goes on."""
+        self.loop._ready.clear()
+        self.loop._scheduled.clear()
+        self.engine._ticker.cancel()
+        self.loop.settle()
+        self.loop.close()
+
     def close(self) -> None:
         """Close; nothing may have gone wrong behind the scenes."""
         self.loop.finish(self.engine.close())
