@@ -7,8 +7,8 @@ import time
 
 import numpy as np
 import pytest
-from doubles import FAIL_ROW, OK, RAISE_BATCH, ChainRuntime, chain_of, state_of
 
+from doubles import FAIL_ROW, OK, RAISE_BATCH, ChainRuntime, chain_of, state_of
 from legato.core.types import KSERVE, Reply, SequenceKey, Step
 from legato.engine import engine as engine_module
 from legato.engine.engine import Engine
