@@ -24,6 +24,10 @@ from legato.protocols.kserve import grpc_service, rest
 from legato.protocols.rpc import health, reflection
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.rpc.service import Status
+from legato.protocols.sequences import grpc_service as sequences_service
+from legato.protocols.sequences import rest as sequences_rest
+from legato.protocols.sequences.api import Api
+from legato.recorder.recorder import Recorder
 from legato.repository.loader import load_paths
 from legato.stores.registry import open_store
 from legato.ui import status
@@ -65,6 +69,8 @@ class Server:
         self.engine = Engine(
             store, max_resident_bytes=options.max_resident_state, suspicion=suspicion
         )
+        self.recorder = Recorder(self.engine, options.data)
+        self.api = Api(self.engine, self.recorder)
         self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
         self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
 
@@ -92,6 +98,7 @@ class Server:
                     file=str(config.file or config.folder),
                     fix="run it with --log-level debug to see where it fails",
                 ) from error
+        self.recorder.watch_models()
         await self.engine.start()
         gc.collect()
         gc.freeze()  # what lives as long as the server is not looked at by the collector again
@@ -102,6 +109,11 @@ class Server:
         self.rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
         await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
         return done
+
+    async def close(self) -> None:
+        """Stop; what was recorded is written."""
+        await self.engine.close()
+        await asyncio.to_thread(self.recorder.close)
 
     def describe(self) -> list[dict[str, Any]]:
         """Return what is served, for the ready line."""
@@ -152,6 +164,7 @@ def _rpc_services(server: Server) -> list[Service]:
         grpc_service.service(
             server.engine, stream_order=server.settings.stream_order, ready=server.ready
         ),
+        sequences_service.service(server.api),
         health.service(server.ready),
     ]
     return [*services, *reflection.services(services)]
@@ -175,6 +188,7 @@ def _routes(server: Server) -> list[Any]:
         Route("/", status_page),
         Route("/health", health_page),
         Route("/metrics", metrics_page),
+        *sequences_rest.routes(server.api, max_file_bytes=server.settings.max_message_bytes),
         *rest.routes(
             server.engine,
             ready=server.ready,
@@ -260,7 +274,7 @@ class App:
         await send({"type": "lifespan.startup.complete"})
         await receive()
         if self._server is not None:
-            await self._server.engine.close()
+            await self._server.close()
         await send({"type": "lifespan.shutdown.complete"})
 
     async def _start(self) -> None:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 PREFIX = "LEGATO_"
 CHILD_VARIABLE = "LEGATO_CHILD"
+SERVER_VARIABLE = "LEGATO_SERVER"
 _LISTS = ("models", "extra_ports")
 _UNITS = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 
@@ -178,6 +179,11 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 def server_settings(options: Mapping[str, Any]) -> ServerSettings:
     """Return the settings for these command line options in this environment."""
     return from_environment(options, os.environ)
+
+
+def server_address(option: str | None) -> str:
+    """Return where the server is that a command talks to."""
+    return option or os.environ.get(SERVER_VARIABLE) or "127.0.0.1:8000"
 
 
 def child_settings() -> ChildSettings:

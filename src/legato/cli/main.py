@@ -19,10 +19,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 COMMANDS: Final = {
-    # name: (module with a function ``command``, one line for the overview)
+    # name: (module with a ``command``, a function or a Typer; one line for the overview)
     "serve": ("legato.cli.serve", "Serve models over gRPC and HTTP."),
     "inspect": ("legato.cli.inspect", "Show a model's inputs, outputs and state."),
     "demo": ("legato.cli.demo", "Follow many streams of real speech at once."),
+    "sequences": (
+        "legato.cli.sequences",
+        "See, branch, move, record and replay sequences.",
+    ),
     "bench": ("legato.cli.bench", "Measure a KServe v2 server under load."),
 }
 
@@ -41,7 +45,10 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     for name, (module, summary) in COMMANDS.items():
         if name == wanted:
             command = importlib.import_module(module).command
-            cli.command(name, short_help=summary)(command)
+            if isinstance(command, typer.Typer):
+                cli.add_typer(command, name=name, short_help=summary)
+            else:
+                cli.command(name, short_help=summary)(command)
         else:
             cli.command(name, short_help=summary)(_unused(name))
     return cli

@@ -375,7 +375,7 @@ class Manager:
         limit = self.engine.room(key.model)
         if limit is not None:
             raise limit
-        handle = self._fitting(_checked(key).model, head, state)
+        handle = self.fitting(_checked(key).model, head, state)
         record = replace(
             head, incarnation=_drawn(), epoch=0, ending=None, version=handle.version,
             model_digest=handle.digest,
@@ -462,7 +462,14 @@ class Manager:
             raise NotAtStepError(key.correlation_id, at_step, live.head.step)
         return live
 
-    def _fitting(self, model: str, head: RecordHead, state: StateRow) -> ModelHandle:
+    def fitting(self, model: str, head: RecordHead, state: StateRow) -> ModelHandle:
+        """Find the served version that a state from elsewhere fits (D8).
+
+        Raises:
+            UnknownModelError: The model is not served.
+            ModelChangedError: No version of it has the content that wrote the state.
+            ClientError: The state has other shapes.
+        """
         try:
             return self.engine.fitting(model, head, state)
         except StateDamagedError as error:  # here it is not the store that is at fault

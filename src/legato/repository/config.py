@@ -67,6 +67,12 @@ class SequenceConfig(_Strict):
     dedupe: Literal["none", "request_id"] = "none"
 
 
+class RecordConfig(_Strict):
+    """How the steps of a model's sequences are recorded."""
+
+    max_bytes: int = Field(default=1 << 30, ge=0, description="of one file, 0 = no limit")
+
+
 class ModelConfig(_Strict):
     """A model to serve."""
 
@@ -100,9 +106,17 @@ class ModelConfig(_Strict):
     states: list[StateConfig] | None = Field(default=None, description="None = discover")
     discover: bool = True
     sequences: SequenceConfig = SequenceConfig()
+    record: bool | RecordConfig = Field(
+        default=False, description="write the steps of every sequence to the data folder"
+    )
     compatible_with: list[str] = Field(
         default=[], description="content digests of models whose state this one can read"
     )
+
+    @property
+    def recording(self) -> RecordConfig:
+        """How steps are recorded, where they are."""
+        return self.record if isinstance(self.record, RecordConfig) else RecordConfig()
 
     @field_validator("name", "version")
     @classmethod
