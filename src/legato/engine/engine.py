@@ -50,6 +50,7 @@ from legato.core.types import (
 )
 from legato.engine.committer import Committer
 from legato.engine.model import ModelHandle, digest_inputs
+from legato.engine.succession import Succession
 from legato.engine.table import Model
 from legato.engine.work import Sequence, Work
 from legato.faults import fault
@@ -139,6 +140,7 @@ class Engine:
         self._ticker: asyncio.Task[None] | None = None
         self._quiet = asyncio.Event()
         self.observers: list[Observer] = []
+        self._succession = Succession(self.manage, self._retire, clock)
         self._tokens = itertools.count(random.getrandbits(63))
 
     def __repr__(self) -> str:
@@ -173,7 +175,7 @@ class Engine:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         for model in self._models.values():
-            for handle in model.versions.values():
+            for handle in (*model.versions.values(), *model.lingering):
                 for instance in handle.instances:
                     instance.close()
         self._models.clear()
@@ -183,8 +185,13 @@ class Engine:
 
     # -- models -------------------------------------------------------------------------
 
-    async def load(self, config: ModelConfig) -> ModelHandle:
+    async def load(self, config: ModelConfig, *, keep_sequences: bool = False) -> ModelHandle:
         """Load a model version and make it known; a version served before is replaced.
+
+        Args:
+            config: What to load.
+            keep_sequences: A version that is replaced by other content goes on, unseen,
+                until the sequences that live on it are over.
 
         Raises:
             ConfigError: The model cannot be served as configured.
@@ -216,14 +223,33 @@ class Engine:
             )
         model.add(handle)
         if old is not None:
-            self._forget_pinned(model, old)
-            await self._retire(old)
+            await self._let_go(model, [old], keep_sequences=keep_sequences)
         self._room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
         return handle
 
-    async def unload(self, name: str, version: str = "") -> None:
-        """Stop serving a model (or one version); its sequences stay in the store."""
+    async def _let_go(self, model: Model, gone: list[ModelHandle], *, keep_sequences: bool) -> None:
+        """Free versions that are served no more, or let their sequences go on to their end."""
+        kept = [h for h in gone if keep_sequences and h.stateful and not model.reads(h.digest)]
+        for handle in gone:
+            if handle in kept:
+                self._succession.give_way(model, handle)
+            else:
+                self._forget_pinned(model, handle)
+        for handle in gone:
+            if handle in kept:
+                await self._succession.find_pinned(model, handle)
+            else:
+                await self._retire(handle)
+
+    async def unload(self, name: str, version: str = "", *, keep_sequences: bool = False) -> None:
+        """Stop serving a model (or one version); its sequences stay in the store.
+
+        Args:
+            name: Which model.
+            version: Which of its versions; "" = all.
+            keep_sequences: Its sequences go on to their end.
+        """
         model = self._models.get(name)
         gone = (
             []
@@ -234,16 +260,18 @@ class Engine:
             raise UnknownModelError(name, version)
         for handle in gone:
             model.remove(handle)
-            self._forget_pinned(model, handle)
         if not model.versions:
             self._clear_backlog(model, UnknownModelError(name, unloaded=True))
-        for handle in gone:
-            await self._retire(handle)
+        await self._let_go(model, gone, keep_sequences=keep_sequences)
         for sequence in list(model.sequences.values()):
             if sequence.handle is None and not sequence.busy:
                 self._drop(model, sequence)
-        if not model.versions and not model.sequences and self._models.get(name) is model:
-            del self._models[name]
+        self._forget_empty(model)
+
+    def _forget_empty(self, model: Model) -> None:
+        used = model.versions or model.lingering or model.sequences
+        if not used and self._models.get(model.name) is model:
+            del self._models[model.name]
 
     async def _retire(self, handle: ModelHandle) -> None:
         handle.ready = False
@@ -294,7 +322,7 @@ class Engine:
         if model is None:
             return UnknownModelError(step.model, step.version)
         model.unanswered += 1
-        if not model.versions:
+        if not model.versions and not model.lingering:
             return UnknownModelError(step.model, step.version, unloaded=True)
         if self.draining:
             return DrainingError()
@@ -917,6 +945,8 @@ class Engine:
             )  # fmt: skip
             # A version that was replaced meanwhile takes no further step.
             sequence.handle = handle if handle.ready else None
+            if handle.pinned is not None:  # it gave way while this step was under way
+                handle.pinned[sequence.key] = entry.incarnation
             self._resident_bytes += row.state.nbytes
             if sequence.state is not None:
                 self._resident_bytes -= sequence.state.nbytes
@@ -1103,6 +1133,9 @@ class Engine:
             try:
                 await self.sweep()
                 await self._maintain()
+                for model in [m for m in self._models.values() if m.lingering]:
+                    await self._succession.look_after(model)
+                    self._forget_empty(model)
             except Exception as error:
                 # The next round may go better; idle sequences must not pile up for ever.
                 log.exception("sweep_failed")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
-    from legato.core.types import Array, Signature, Step, TensorSpec
+    from legato.core.types import Array, SequenceKey, Signature, Step, TensorSpec
     from legato.engine.work import Work
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import Runtime
@@ -35,6 +35,10 @@ class ModelHandle:
         statistics: Running totals.
         ready: Takes steps; false while it unloads.
         stateful: Has state, so its steps belong to sequences.
+        pinned: Incarnations of the sequences that live on it, once it gives way to another
+            version (see :mod:`legato.engine.succession`); ``None`` before that.
+        gave_way_at: When that was, in monotonic seconds.
+        searched: ``pinned`` is complete.
     """
 
     def __init__(self, config: ModelConfig, runtimes: Sequence[Runtime], digest: str) -> None:
@@ -46,6 +50,9 @@ class ModelHandle:
         self.statistics = ModelStatistics()
         self.ready = True
         self.stateful = bool(self.signature.states)
+        self.pinned: dict[SequenceKey, bytes] | None = None
+        self.gave_way_at = 0.0
+        self.searched = False
         self.batcher = Batcher(self.signature, reject_non_finite=config.reject_non_finite)
         limit = config.max_batch_size if self.signature.batching else 1
         if any(
@@ -74,6 +81,10 @@ class ModelHandle:
             f"<ModelHandle {self.name} v{self.version} {len(self.signature.states)} states "
             f"queued={self.statistics.queued}>"
         )
+
+    def reads(self, digest: str) -> bool:
+        """Tell whether it goes on with state that was written by this content (D8)."""
+        return digest == self.digest or digest in self.config.compatible_with
 
     @property
     def inline(self) -> bool:

@@ -18,6 +18,7 @@ class Model:
 
     Attributes:
         versions: By version name.
+        lingering: Versions that take steps of the sequences that live on them, and no others.
         sequences: By correlation id; only those in memory.
         backlog: New sequences that wait for room.
         creating: First steps under way that are not in the store yet.
@@ -28,6 +29,7 @@ class Model:
     def __init__(self, name: str) -> None:
         self.name = name
         self.versions: dict[str, ModelHandle] = {}
+        self.lingering: list[ModelHandle] = []
         self.sequences: dict[CorrelationId, Sequence] = {}
         self.backlog: deque[Sequence] = deque()
         self.creating = 0
@@ -51,6 +53,15 @@ class Model:
         if self.versions.get(handle.version) is handle:
             del self.versions[handle.version]
         self._choose_default()
+
+    def linger(self, handle: ModelHandle) -> None:
+        """Keep a version for the sequences that live on it."""
+        self.remove(handle)
+        self.lingering.append(handle)
+
+    def reads(self, digest: str) -> bool:
+        """Tell whether a served version goes on with state that this content wrote."""
+        return any(handle.reads(digest) for handle in self.versions.values())
 
     def _choose_default(self) -> None:
         self._default = max(self.versions.values(), key=_by_version, default=None)
@@ -97,10 +108,8 @@ class Model:
         """
         candidates = [self.versions[head.version]] if head.version in self.versions else []
         candidates += [handle for handle in self.versions.values() if handle not in candidates]
-        for handle in candidates:
-            if handle.digest == head.model_digest or head.model_digest in (
-                handle.config.compatible_with
-            ):
+        for handle in (*candidates, *self.lingering):
+            if handle.reads(head.model_digest):
                 if not handle.batcher.states.fits(state):
                     msg = "the stored state has other shapes than the model declares"
                     raise StateDamagedError(msg)
