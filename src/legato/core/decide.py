@@ -9,8 +9,7 @@ own: the second one waits for the first and then finds its receipt (D3).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import (
     RecreatedError,
@@ -39,8 +38,7 @@ class Verdict(enum.Enum):
     REFUSE = "refuse"
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """A verdict with what it needs.
 
     Attributes:

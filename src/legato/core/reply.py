@@ -28,8 +28,29 @@ def _encode_headers(headers: tuple[OutputHeader, ...]) -> bytes:
 
 def encode_reply(headers: tuple[OutputHeader, ...], data: tuple[bytes, ...]) -> bytes:
     """Encode the outputs of a reply for its receipt."""
-    sizes = struct.pack(f"<{len(data)}I", *map(len, data))
-    return b"".join((_encode_headers(headers), sizes, *data))
+    return ReplyEncoder().encode(headers, data)
+
+
+class ReplyEncoder:
+    """Encodes replies that mostly look alike: everything before the data is kept.
+
+    Rows of a batch share one ``headers`` object and mostly the sizes of their data.
+    """
+
+    __slots__ = ("_headers", "_prefix", "_sizes")
+
+    def __init__(self) -> None:
+        self._headers: tuple[OutputHeader, ...] | None = None
+        self._sizes: list[int] = []
+        self._prefix = b""
+
+    def encode(self, headers: tuple[OutputHeader, ...], data: tuple[bytes, ...]) -> bytes:
+        """Encode the outputs of a reply for its receipt."""
+        sizes = [*map(len, data)]
+        if headers is not self._headers or sizes != self._sizes:
+            self._prefix = _encode_headers(headers) + struct.pack(f"<{len(data)}I", *sizes)
+            self._headers, self._sizes = headers, sizes
+        return b"".join((self._prefix, *data))
 
 
 def decode_reply(blob: bytes) -> tuple[tuple[OutputHeader, ...], tuple[bytes, ...]]:

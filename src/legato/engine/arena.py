@@ -284,6 +284,8 @@ class OutputLayout:
     def __init__(self, signature: Signature) -> None:
         self.specs = signature.outputs
         self.names = frozenset(spec.name for spec in self.specs)
+        self._in_order = tuple(spec.name for spec in self.specs)
+        self._dtypes = tuple(np.dtype(spec.dtype) for spec in self.specs)
         self._headers: dict[tuple[Any, ...], tuple[OutputHeader, ...]] = {}
         self._subsets: dict[Any, tuple[tuple[OutputHeader, ...], tuple[int, ...]]] = {}
 
@@ -300,12 +302,12 @@ class OutputLayout:
         """
         shapes: list[tuple[int, ...]] = []
         columns: list[list[bytes]] = []
-        for spec in self.specs:
+        for spec, dtype in zip(self.specs, self._dtypes, strict=True):
             value = outputs.get(spec.name)
             if value is None:
                 msg = f"the model gave no output '{spec.name}'"
                 raise SignatureError(msg)
-            axis = self._check(spec, value, rows)
+            axis = self._check(spec, dtype, value, rows)
             if axis is None:
                 blob = encode_strings(value) if value.dtype.hasobject else value.tobytes()
                 shapes.append(value.shape)
@@ -328,7 +330,12 @@ class OutputLayout:
     def subset(
         self, headers: tuple[OutputHeader, ...], names: tuple[str, ...]
     ) -> tuple[tuple[OutputHeader, ...], tuple[int, ...]]:
-        """Headers and positions of the outputs asked for, in the order asked."""
+        """Headers and positions of the outputs asked for, in the order asked.
+
+        No positions stand for all outputs as they are.
+        """
+        if names == self._in_order:
+            return headers, ()
         key = (headers, names)
         found = self._subsets.get(key)
         if found is None:
@@ -340,10 +347,8 @@ class OutputLayout:
         return found
 
     @staticmethod
-    def _check(spec: TensorSpec, value: Array, rows: int) -> int | None:
-        if value.dtype.name != spec.dtype and not (
-            spec.dtype == "object" and value.dtype.hasobject
-        ):
+    def _check(spec: TensorSpec, dtype: np.dtype[Any], value: Array, rows: int) -> int | None:
+        if value.dtype != dtype:
             msg = f"output '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
             raise SignatureError(msg)
         axis = spec.batch_axis

@@ -37,7 +37,7 @@ from legato.core.errors import (
     UnknownSequenceError,
 )
 from legato.core.ids import RESERVED, is_reserved
-from legato.core.reply import decode_reply, encode_reply
+from legato.core.reply import decode_reply
 from legato.core.types import (
     Durability,
     EndReason,
@@ -825,7 +825,7 @@ class Engine:
         step, head = work.step, work.sequence.head
         receipt = Receipt(
             work.number, step.request_id.encode(), step.digest,
-            encode_reply(reply.headers, reply.data),
+            handle.receipts.encode(reply.headers, reply.data),
         )  # fmt: skip
         state = _NO_STATE if step.end else row.state
         end = EndReason.ENDED if step.end else None
@@ -850,7 +850,8 @@ class Engine:
         headers, data = row.headers, row.data
         if work.step.outputs:
             headers, picks = work.handle.batcher.outputs.subset(headers, work.step.outputs)
-            data = tuple(data[at] for at in picks)
+            if picks:
+                data = tuple([data[at] for at in picks])
         return Reply(
             headers, data, work.sequence.key.correlation_id, work.number, work.handle.version,
             False, level, incarnation,
@@ -916,7 +917,9 @@ class Engine:
             self._finish(work.step, reply)
         elif isinstance(result, Duplicate):
             # This very commit stands already: a reply was lost between the store and us.
+            # Its bytes are the reply, whoever computed them (D3).
             work.handle.statistics.applied += 1
+            reply.headers, reply.data = decode_reply(result.receipt.response)
             self._moved(work, entry, row)
             self._forget(sequence)
             self._finish(work.step, reply)

@@ -8,6 +8,7 @@ import numpy as np
 from xxhash import xxh3_64
 
 from legato.core.errors import InputError, join_names
+from legato.core.reply import ReplyEncoder
 from legato.core.scheduler import Policy, Scheduler
 from legato.core.types import InputKind, UpdateRule
 from legato.engine.batch import Batcher
@@ -48,6 +49,7 @@ class ModelHandle:
         self.digest = digest
         self.signature: Signature = runtimes[0].signature
         self.statistics = ModelStatistics()
+        self.receipts = ReplyEncoder()
         self.ready = True
         self.stateful = bool(self.signature.states)
         self.pinned: dict[SequenceKey, bytes] | None = None

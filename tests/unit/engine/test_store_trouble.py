@@ -13,6 +13,7 @@ from legato.core.errors import (
     StoreUnavailableError,
     UnknownSequenceError,
 )
+from legato.core.reply import ReplyEncoder
 from legato.core.types import NATIVE, EndReason, Receipt, Reply, SequenceKey
 from legato.stores.base import Conflict, Damaged, Fenced, Gone, Held
 
@@ -338,16 +339,14 @@ def test_a_fatal_error_is_seen_wherever_it_comes_up(h) -> None:
 
 def test_an_output_that_no_receipt_can_hold_fails_its_step_alone(h, monkeypatch) -> None:
     """The neighbour is committed."""
-    from legato.engine import engine as module
+    encode = ReplyEncoder.encode
 
-    encode = module.encode_reply
-
-    def picky(headers, data):
+    def picky(self, headers, data):
         if data[0] == chain_of([1, 3]):
             raise ValueError("too large")
-        return encode(headers, data)
+        return encode(self, headers, data)
 
-    monkeypatch.setattr(module, "encode_reply", picky)
+    monkeypatch.setattr(ReplyEncoder, "encode", picky)
 
     sent = [h.send(1, 3), h.send(2, 3)]
     h.settle()
