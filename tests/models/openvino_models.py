@@ -208,6 +208,17 @@ def lstm_sequence(
     return model([y], [h.becomes(ops.concat(hs, 0)), c.becomes(ops.concat(cs, 0))], [x])
 
 
+def lstm_given_first(size: int = 3, hidden: int = 4) -> Any:
+    """A sequence operator that takes its first state from inputs; LowLatency2 can keep that."""
+    rng = np.random.default_rng(2)
+    x = parameter("x", [1, 1, size])
+    firsts = [parameter(name, [1, 1, hidden]) for name in ("h0", "c0")]
+    weights = [w[None] for w in _weights(rng, size, hidden)]
+    lengths = ops.constant(np.ones(1, np.int32))
+    cell = ops.lstm_sequence(x, *firsts, lengths, *map(ops.constant, weights), hidden, "FORWARD")
+    return model([result("y", cell.output(0))], [], [x, *firsts])
+
+
 def _layer(state: Any, layer: int) -> Any:
     """Cut one layer from ``[2, batch, hidden]`` as ``[batch, 1, hidden]``."""
     one = ops.gather(state, ops.constant([layer]), ops.constant(0))

@@ -4,6 +4,7 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino._offline_transformations import apply_make_stateful_transformation
+from openvino.passes import LowLatency2, Manager
 from tests.assets import asset, recording
 from tests.functional.openvino.conftest import SEQUENCES, compare, config_of, rows_of
 from tests.models import openvino_models as models
@@ -14,12 +15,10 @@ BF16 = 2e-2
 LOW_LATENCY = {"low_latency_transformation": True}
 
 
-def low_latency(made):
+def low_latency(made, *, constant=True):
     """Turn the loops of a model into variables, as the option does."""
-    from openvino.passes import LowLatency2, Manager
-
     manager = Manager()
-    manager.register_pass(LowLatency2())
+    manager.register_pass(LowLatency2(constant))
     manager.run_passes(made)
     return made
 
@@ -69,6 +68,19 @@ async def test_loops_are_turned_into_variables_on_request(bench, tmp_path):
 
     assert off <= F32 * largest
     assert bench.mean_batch("model") > SEQUENCES / 8
+
+
+async def test_loops_keep_their_first_state_from_inputs_on_request(bench, tmp_path):
+    """Without a constant initialiser a sequence begins with what its first step brings."""
+    options = {**LOW_LATENCY, "use_const_initializer": False}
+    await bench.engine.load(config_of(models.lstm_given_first(), tmp_path, options=options))
+    native = Native(low_latency(models.lstm_given_first(), constant=False))
+    shapes = {"x": (1, 1, 3), "h0": (1, 1, 4), "c0": (1, 1, 4)}
+
+    off, largest = await compare(bench, native, rows_of(shapes, 10), steps=50)
+
+    assert bench.engine.model("model").signature.batching
+    assert off <= F32 * largest
 
 
 async def test_a_longer_time_axis_is_cut_to_one_step_first(bench, tmp_path):
