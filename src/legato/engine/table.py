@@ -24,6 +24,7 @@ class Model:
         creating: First steps under way that are not in the store yet.
         unanswered: Steps taken and not yet answered.
         last_id: Newest id that the server gave.
+        default: The version that steps without a version begin on.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,7 +42,7 @@ class Model:
         self.max_backlog = 0
         self.max_queued_steps = 1
         self.max_queued = 1
-        self._default: ModelHandle | None = None
+        self.default: ModelHandle | None = None
 
     def add(self, handle: ModelHandle) -> None:
         """Serve a version; the highest one is the default and sets the limits."""
@@ -64,15 +65,15 @@ class Model:
         return any(handle.reads(digest) for handle in self.versions.values())
 
     def _choose_default(self) -> None:
-        self._default = max(self.versions.values(), key=_by_version, default=None)
-        if self._default is not None:
-            limits = self._default.config.sequences
-            self.stateful = self._default.stateful
+        self.default = max(self.versions.values(), key=_by_version, default=None)
+        if self.default is not None:
+            limits = self.default.config.sequences
+            self.stateful = self.default.stateful
             self.dedupe = limits.dedupe == "request_id"
             self.max_live = limits.max_live
             self.max_backlog = limits.max_backlog
             self.max_queued_steps = limits.max_queued_steps
-            self.max_queued = self._default.config.max_queued
+            self.max_queued = self.default.config.max_queued
 
     def handle(self, version: str = "") -> ModelHandle:
         """Find a version; "" = the default.
@@ -80,7 +81,7 @@ class Model:
         Raises:
             UnknownModelError: It is not served.
         """
-        found = self.versions.get(version) if version else self._default
+        found = self.versions.get(version) if version else self.default
         if found is None:
             raise UnknownModelError(self.name, version, unloaded=not self.versions)
         return found

@@ -160,8 +160,8 @@ class Recorder:
 
     def close(self) -> None:
         """Write what is left."""
-        if self.observe in self.engine.observers:
-            self.engine.observers.remove(self.observe)
+        if self.observe in self.engine.commits.observers:
+            self.engine.commits.observers.remove(self.observe)
         self.writer.close()
 
     # -- watching -----------------------------------------------------------------------
@@ -258,8 +258,8 @@ class Recorder:
         return Job(track.file, make, nbytes + 512, failed, handle.config.recording.max_bytes)
 
     def _watch(self) -> None:
-        if self.observe not in self.engine.observers:
-            self.engine.observers.append(self.observe)
+        if self.observe not in self.engine.commits.observers:
+            self.engine.commits.observers.append(self.observe)
 
     def _model_is_recorded(self, name: str) -> bool:
         try:

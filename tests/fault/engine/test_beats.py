@@ -14,7 +14,8 @@ from doubles import WALL_START, FailingStore, Harness, Sent, chain_of, state_of
 from legato import faults
 from legato.core.errors import CancelledStepError
 from legato.core.types import Reply
-from legato.engine import engine as engine_module
+from legato.engine import admission as admission_module
+from legato.engine import commits as commits_module
 from legato.engine import instance as instance_module
 
 POINTS = (
@@ -114,7 +115,7 @@ class World:
             head, state = self.h.stored(client.cid)
             assert head.step == len(xs)
             assert state == state_of(xs)
-        assert self.h.engine._unanswered == 0
+        assert self.h.engine.unanswered == 0
         self.h.close()
 
 
@@ -136,7 +137,8 @@ def arm(monkeypatch, plan: str) -> Counter:
         passed[name] += 1
         return armed.fault(name)
 
-    monkeypatch.setattr(engine_module, "fault", fault)
+    monkeypatch.setattr(admission_module, "fault", fault)
+    monkeypatch.setattr(commits_module, "fault", fault)
     monkeypatch.setattr(instance_module, "fault", fault)
     return passed
 
@@ -157,7 +159,7 @@ def test_every_point_of_the_engine_is_known_here() -> None:
     import re
     from pathlib import Path
 
-    folder = Path(engine_module.__file__).parent
+    folder = Path(admission_module.__file__).parent
     found = {
         name
         for path in folder.glob("*.py")

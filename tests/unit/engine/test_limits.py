@@ -322,7 +322,7 @@ def test_a_step_cancelled_before_its_batch_is_dropped(make) -> None:
     assert isinstance(sent[0].error, CancelledStepError)
     assert h.stored(1) is None
     assert h.runtime.calls == [[2]]
-    assert h.engine._models["m"].creating == 0
+    assert h.engine.tables["m"].creating == 0
 
 
 def test_a_step_cancelled_while_it_runs_is_committed(make) -> None:

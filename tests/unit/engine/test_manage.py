@@ -613,11 +613,11 @@ def test_a_page_is_bounded_however_little_matches(make) -> None:
         def live(self, model):
             return 1
 
-    managed.h.engine._committer.store = managed.h.engine.store = Walk()
+    managed.h.engine.committer.store = managed.h.engine.store = Walk()
     nothing = managed.run(managed.manager.page(Wish("m", dialect="native")))
     looked_at = len(asked)
     everything = managed.run(managed.manager.page(Wish("m"), limit=10**9, after=nothing.after))
-    managed.h.engine._committer.store = managed.h.engine.store = store
+    managed.h.engine.committer.store = managed.h.engine.store = store
 
     assert nothing.rows == []
     assert nothing.after == looked_at < 20_000
@@ -690,7 +690,7 @@ def test_observers_see_what_was_committed_before_it_is_answered(make) -> None:
         )
         raise RuntimeError("a mistake")
 
-    managed.h.engine.observers.append(watch)
+    managed.h.engine.commits.observers.append(watch)
     answers += managed.steps(1, [5])
     answers += managed.steps(1, [6])
 

@@ -38,8 +38,8 @@ def test_sequences_wait_in_the_store_while_their_model_is_away(make) -> None:
     h.loop.finish(h.engine.unload("m"))
     away = h.ask(1, 2)
     assert isinstance(away, UnknownModelError)
-    assert h.engine._resident_bytes == 0
-    assert len(h.engine._idle) == 0
+    assert h.engine.residence.bytes == 0
+    assert len(h.engine.residence.idle) == 0
     assert h.runtimes[0].closed
     h.load(digest=A)
 

@@ -268,10 +268,10 @@ class World:
                 clean.ask(cid, x, start=at == 0)
             assert clean.state(cid) == state
         engine = self.h.engine
-        model = engine._models["m"]
+        model = engine.tables["m"]
         resident = [s.state for s in model.sequences.values() if s.state is not None]
-        assert engine._resident_bytes == sum(state.nbytes for state in resident)
-        assert (engine._unanswered, model.unanswered, model.creating) == (0, 0, 0)
+        assert engine.residence.bytes == sum(state.nbytes for state in resident)
+        assert (engine.unanswered, model.unanswered, model.creating) == (0, 0, 0)
         assert not any(sequence.busy for sequence in model.sequences.values())
         clean.close()
         self.h.close()

@@ -226,7 +226,7 @@ def test_a_step_of_an_unknown_id_is_refused(make) -> None:
 
     assert isinstance(error, UnknownSequenceError)
     assert h.stored(5) is None
-    assert h.engine._models["m"].sequences == {}
+    assert h.engine.tables["m"].sequences == {}
 
 
 def test_torchserve_opens_an_unknown_id(make) -> None:

@@ -104,7 +104,7 @@ def test_a_lost_answer_to_a_first_step_still_counts_the_sequence(h) -> None:
     assert sent.reply.step == 1
     assert (handle.statistics.opened, handle.statistics.ended["ended"]) == (3, 1)
     assert h.runtime.ended == [(5, EndReason.ENDED)]
-    assert h.engine._models["m"].creating == 0
+    assert h.engine.tables["m"].creating == 0
 
 
 @pytest.mark.parametrize("written", [False, True])
@@ -361,7 +361,7 @@ def test_a_receipt_that_cannot_be_read_is_damage(h) -> None:
     h.ask(1, 3, number=2)
     head, _state = h.stored()
     receipt = head.receipts[-1]._replace(response=b"garbage")
-    h.engine._models["m"].sequences[1].head.receipts = (receipt,)
+    h.engine.tables["m"].sequences[1].head.receipts = (receipt,)
 
     assert isinstance(h.ask(1, 3, number=2), StateDamagedError)
     assert h.ask(1, 4).step == 3

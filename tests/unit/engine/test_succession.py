@@ -120,7 +120,7 @@ def test_a_model_taken_away_serves_its_sequences_only(make) -> None:
     h.pass_time(2)
 
     assert h.runtimes[0].closed
-    assert not h.engine._models
+    assert not h.engine.tables
 
 
 def test_a_first_step_under_way_is_counted(make) -> None:

@@ -26,7 +26,7 @@ def test_an_idle_sequence_expires(make) -> None:
     assert h.stored() is None
     assert h.runtime.ended == [(1, EndReason.EXPIRED)]
     assert handle.statistics.ended["expired"] == 1
-    assert h.engine._models["m"].sequences == {}
+    assert h.engine.tables["m"].sequences == {}
     error = h.ask(1, 2)
     assert isinstance(error, UnknownSequenceError)
     assert error.ending.reason is EndReason.EXPIRED
@@ -188,9 +188,9 @@ def test_parked_sequences_come_back_bit_for_bit(make, slow) -> None:
         for cid in range(1, 11):
             assert h.ask(cid, cid + round_, start=round_ == 0).step == round_ + 1
 
-    resident = h.engine._models["m"].sequences
+    resident = h.engine.tables["m"].sequences
     assert list(resident) == [8, 9, 10]
-    assert h.engine._resident_bytes == 3 * STATE_BYTES
+    assert h.engine.residence.bytes == 3 * STATE_BYTES
     assert [h.state(cid) for cid in range(1, 11)] == [
         state_of([cid, cid + 1, cid + 2]) for cid in range(1, 11)
     ]
@@ -206,7 +206,7 @@ def test_the_least_recently_used_are_parked_first(make) -> None:
 
     h.ask(3, 1, start=True)
 
-    assert sorted(h.engine._models["m"].sequences) == [1, 3]
+    assert sorted(h.engine.tables["m"].sequences) == [1, 3]
 
 
 def test_what_is_resident_is_counted_right_whatever_happens(make) -> None:
@@ -229,14 +229,14 @@ def test_what_is_resident_is_counted_right_whatever_happens(make) -> None:
     h.pass_time(1.0)
     h.ask(1, 3, end=True)
 
-    resident = [s for s in h.engine._models["m"].sequences.values() if s.state is not None]
-    assert h.engine._resident_bytes == len(resident) * STATE_BYTES
-    assert all(not sequence.busy for sequence in h.engine._idle)
+    resident = [s for s in h.engine.tables["m"].sequences.values() if s.state is not None]
+    assert h.engine.residence.bytes == len(resident) * STATE_BYTES
+    assert all(not sequence.busy for sequence in h.engine.residence.idle)
 
     h.pass_time(60.0)
-    assert h.engine._resident_bytes == 0
-    assert len(h.engine._idle) == 0
-    assert h.engine._models["m"].sequences == {}
+    assert h.engine.residence.bytes == 0
+    assert len(h.engine.residence.idle) == 0
+    assert h.engine.tables["m"].sequences == {}
 
 
 def test_an_ended_sequence_leaves_the_idle_list(make) -> None:
@@ -248,7 +248,7 @@ def test_an_ended_sequence_leaves_the_idle_list(make) -> None:
         h.ask(1, 1, start=True)
         h.ask(1, 2, end=True)
 
-    assert len(h.engine._idle) == 0
+    assert len(h.engine.residence.idle) == 0
 
 
 def test_releasing_a_busy_sequence_does_nothing(make) -> None:
@@ -311,7 +311,7 @@ def test_the_engine_describes_itself_in_one_line(make) -> None:
 
     assert repr(h.engine) == "<Engine models=1 unanswered=0>"
     assert "m v1 2 states" in repr(handle)
-    assert "step=1" in repr(h.engine._models["m"].sequences[1])
+    assert "step=1" in repr(h.engine.tables["m"].sequences[1])
 
 
 def test_closing_closes_the_models_and_the_store(make) -> None:
