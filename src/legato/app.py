@@ -106,6 +106,7 @@ class Server:
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what is in flight; false if time ran out."""
         done = await self.engine.drain(timeout_s)
+        await asyncio.to_thread(self.recorder.writer.flush)
         self.rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
         await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
         return done

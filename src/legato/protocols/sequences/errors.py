@@ -63,7 +63,6 @@ CASES: dict[str, Case] = {
     "storage_full": _FULL,
     "store_unavailable": _UNAVAILABLE,
     "bad_model_output": _INTERNAL,
-    "quarantined": _INTERNAL,
     "unknown_snapshot": _NOT_FOUND,
     "snapshot_exists": _EXISTS,
     "not_at_step": _PRECONDITION,
