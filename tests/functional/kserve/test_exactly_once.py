@@ -73,7 +73,11 @@ def test_step_sent_twice_is_applied_once(channel, server, fresh_id) -> None:
     assert "sequence_replayed" not in first.parameters
     assert streamed.infer_response.raw_output_contents == first.raw_output_contents
     assert web.json()["outputs"][0]["data"] == [11.0]
-    assert web.json()["parameters"] == {"sequence_step": 2, "sequence_replayed": True}
+    assert web.json()["parameters"] == {
+        "sequence_step": 2,
+        "sequence_durability": "none",
+        "sequence_replayed": True,
+    }
     assert web.headers["legato-step"] == "2"
     assert np.frombuffer(following.raw_output_contents[0], np.float32) == [111]
 

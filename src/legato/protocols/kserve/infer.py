@@ -57,31 +57,58 @@ class Door:
 # -- unary --------------------------------------------------------------------------------
 
 
+class _UnaryStep(Step):
+    """The step of one ModelInfer call.
+
+    ``done`` is a method here: a callback object would make a cycle with its step, which
+    only the garbage collector could free.
+    """
+
+    def __init__(self, door: Door, call: Call) -> None:
+        self.door = door
+        self.call = call
+        self.model = ""
+        self.correlation_id = None
+        self.inputs = {}
+        self.dialect = KSERVE
+        if call.deadline is not None:
+            self.deadline = call.deadline
+
+    def done(self, outcome: Outcome) -> None:
+        """Answer the call."""
+        call = self.call
+        if call.closed:
+            return
+        if isinstance(outcome, Reply):
+            writer = self.door.writer(self.model, streamed=False)
+            call.send(writer.write(outcome, self.request_id))
+            call.finish()
+        else:
+            what = failure(outcome, self, self.door.engine)
+            call.finish(what.status, what.message, what.trailers())
+
+
 class InferCall:
     """Handler of one ModelInfer call."""
 
-    __slots__ = ("_call", "_door", "_step", "_submitted")
+    __slots__ = ("_engine", "_step", "_submitted")
 
     def __init__(self, door: Door, call: Call) -> None:
-        self._door = door
-        self._call = call
-        self._step = Step("", None, {}, KSERVE, self._answered)
+        self._engine = door.engine
+        self._step = _UnaryStep(door, call)
         self._submitted = False
 
     def message(self, data: bytes) -> None:
         """Take the request."""
         step = self._step
-        deadline = self._call.deadline
-        if deadline is not None:
-            step.deadline = deadline
         try:
             fill(step, data)
-            apply_step_header(self._call.metadata.get("legato-step"), step)
+            apply_step_header(step.call.metadata.get("legato-step"), step)
         except ClientError as error:
-            self._answered(error)
+            step.done(error)
         else:
             self._submitted = True
-            self._door.engine.submit(step)
+            self._engine.submit(step)
 
     def half_close(self) -> None:
         """Note the end of the request; the reply comes when it comes."""
@@ -89,19 +116,7 @@ class InferCall:
     def cancel(self) -> None:
         """Drop the step if it has not begun."""
         if self._submitted:
-            self._door.engine.cancel(self._step)
-
-    def _answered(self, outcome: Outcome) -> None:
-        call, step = self._call, self._step
-        if call.closed:
-            return
-        if isinstance(outcome, Reply):
-            writer = self._door.writer(step.model, streamed=False)
-            call.send(writer.write(outcome, step.request_id))
-            call.finish()
-        else:
-            what = failure(outcome, step, self._door.engine)
-            call.finish(what.status, what.message, what.trailers())
+            self._engine.cancel(self._step)
 
 
 # -- streams ------------------------------------------------------------------------------

@@ -107,7 +107,10 @@ class RpcApp:
 def _acceptable(scope: Any) -> bool:
     if scope["method"] != "POST":
         return False
-    return any(name == b"content-type" and is_grpc(value) for name, value in scope["headers"])
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            return value == b"application/grpc" or is_grpc(value)
+    return False
 
 
 def _refusal(scope: Any) -> Sequence[dict[str, Any]]:
