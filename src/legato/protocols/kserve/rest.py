@@ -14,16 +14,16 @@ from starlette.routing import Route
 import legato
 from legato.core.errors import ClientError, ConfigError, ServerError
 from legato.core.types import KSERVE, Reply, Step
-from legato.protocols.kserve import describe
-from legato.protocols.kserve.errors import HTTP_STATUS, failure
-from legato.protocols.kserve.grpc_service import CONTROL_OFF, control_failure, find_model
-from legato.protocols.kserve.http_body import (
+from legato.protocols.http.body import (
     ClientGoneError,
     TooLargeError,
     compress,
     decompress,
     read_body,
 )
+from legato.protocols.kserve import describe
+from legato.protocols.kserve.errors import HTTP_STATUS, failure
+from legato.protocols.kserve.grpc_service import CONTROL_OFF, control_failure, find_model
 from legato.protocols.kserve.parameters import apply_step_header
 from legato.protocols.kserve.rest_codec import (
     Wish,

@@ -7,7 +7,7 @@ import zlib
 
 import pytest
 
-from legato.protocols.kserve.http_body import (
+from legato.protocols.http.body import (
     ClientGoneError,
     TooLargeError,
     compress,
