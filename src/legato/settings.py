@@ -202,4 +202,7 @@ def child_settings() -> ChildSettings:
 
 def child_environment(child: ChildSettings, extra: Mapping[str, str]) -> dict[str, str]:
     """Return the environment of the serving process: ours, ``extra``, and its settings."""
-    return {**os.environ, **extra, CHILD_VARIABLE: child.model_dump_json()}
+    # TBB, which OpenVINO brings, loads hwloc past Envoy's allocator and dies, unless it is
+    # told that allocators are watched; a user's own model may import it, too.
+    tbb = {"TBB_ENABLE_SANITIZERS": "1"}
+    return {**os.environ, **tbb, **extra, CHILD_VARIABLE: child.model_dump_json()}
