@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
@@ -150,7 +151,7 @@ def snapshot(
     if delete:
         if not name:
             raise typer.BadParameter("--delete needs --name")
-        answer = _remote(server).call("DELETE", f"{path}/{name}")
+        answer = _remote(server).call("DELETE", f"{path}/{quote(name, safe='')}")
         _print(answer, f"snapshot {name} is deleted", as_json=as_json)
         return
     fields = {"name": name, "at_step": at_step, "ttl_s": _seconds(ttl)}

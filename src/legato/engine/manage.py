@@ -342,6 +342,7 @@ class Manager:
             UnknownSnapshotError: There is no such snapshot.
             RecreatedError: It lives in another incarnation than the one given.
         """
+
         def act(store: Store) -> Any:
             old = self._live(key, store.look(_checked(key)))
             if incarnation and old.head.incarnation != incarnation:
@@ -505,9 +506,12 @@ def _checked(key: SequenceKey) -> SequenceKey:
 
 
 def _frozen(key: SequenceKey, name: str) -> SequenceKey:
-    if not 0 < len(name) <= _LONGEST_NAME or not name.isprintable() or "/" in name:
+    # It becomes part of paths, where a slash and dots alone mean something else.
+    fits = 0 < len(name) <= _LONGEST_NAME and name.isprintable() and "/" not in name
+    if not fits or name in {".", ".."}:
         raise ClientError(
-            f"a snapshot's name is 1 to {_LONGEST_NAME} printable characters without '/'"
+            f"a snapshot's name is 1 to {_LONGEST_NAME} printable characters without '/', "
+            "and not '.' or '..'"
         )
     return snapshot_key(_checked(key), name)
 

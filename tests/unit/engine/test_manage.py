@@ -192,7 +192,7 @@ def test_a_snapshot_may_have_an_end(make) -> None:
     assert managed.run(managed.manager.snapshots("m")).rows == []
 
 
-@pytest.mark.parametrize("name", ["a/b", "x" * 101, "a\n"])
+@pytest.mark.parametrize("name", ["a/b", "x" * 101, "a\n", ".", ".."])
 def test_a_snapshots_name_is_plain(managed, name) -> None:
     """It becomes part of paths."""
     managed.h.load()
