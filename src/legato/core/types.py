@@ -142,6 +142,8 @@ class StateSpec:
         append_new_only: APPEND: the output holds only the new entries (else the whole value).
         max_length: APPEND: longest value allowed on ``axis``; 0 = no bound.
         initial: First value of a row (an array of the row shape), ``None`` = zeros.
+        ragged: Rows of different sizes share a model call: the runtime takes and gives an
+            object array of one ``bytes`` a row. Only for ``uint8`` of shape ``(1, -1)``, replaced.
     """
 
     name: str
@@ -156,6 +158,7 @@ class StateSpec:
     append_new_only: bool = False
     max_length: int = 0
     initial: Any = None
+    ragged: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -354,6 +357,10 @@ class Step:
         parameters: The user's own parameters, handed to Python models.
         ttl_s: Idle limit wanted for a new sequence; ``None`` = the model's.
         level: Durability wanted for a new sequence; "" = the server's.
+        partial: Takes an answer that is not the last one, on the event loop, before ``done``:
+            its bytes and what the model says of it. Answers of a continued stream were
+            committed before; those that a handler sends in the middle of a call were not,
+            because TorchServe's wire demands them at once (the one exception to D1).
         cancelled, arrived, digest, group: Filled in by the engine.
     """
 
@@ -372,6 +379,7 @@ class Step:
     parameters: Mapping[str, Any] = MappingProxyType({})
     ttl_s: float | None = None
     level: str = ""
+    partial: Callable[[bytes, dict[str, Any]], None] | None = None
     cancelled: bool = False
     arrived: float = 0.0
     digest: bytes = b""

@@ -7,9 +7,9 @@ Every model, whatever repository format it came from, becomes a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class _Strict(BaseModel):
@@ -60,6 +60,9 @@ class SequenceConfig(_Strict):
     """Limits and rules of the model's sequences."""
 
     idle_timeout_s: float = Field(default=3600.0, ge=0, description="0 = never expires")
+    max_age_s: float = Field(
+        default=0.0, ge=0, description="0 = none; an older one gives way to a new one"
+    )
     max_live: int = Field(default=0, ge=0, description="0 = no limit")
     max_backlog: int = Field(default=1024, ge=0)
     max_queued_steps: int = Field(default=64, ge=1)
@@ -73,12 +76,33 @@ class RecordConfig(_Strict):
     max_bytes: int = Field(default=1 << 30, ge=0, description="of one file, 0 = no limit")
 
 
+class WorkerConfig(_Strict):
+    """How the worker processes of a model are run (``instance: process``)."""
+
+    startup_timeout_s: float = Field(default=120.0, gt=0)
+    response_timeout_s: float = Field(
+        default=120.0, gt=0, description="longest model call; then the worker is killed"
+    )
+    max_retry_s: float = Field(
+        default=300.0, ge=0, description="failing starts are told as healthy for so long"
+    )
+    python: str | None = Field(default=None, description="another interpreter than the server's")
+    path: list[str] = Field(default=[], description="further folders to import from")
+    environment: dict[str, str] = {}
+    hide_variables: str = Field(
+        default="", description="regular expression of variables that workers do not see"
+    )
+    shared_memory_from: int = Field(
+        default=64 * 1024, ge=0, description="bytes of an array that goes by shared memory"
+    )
+
+
 class ModelConfig(_Strict):
     """A model to serve."""
 
     name: str = Field(min_length=1, max_length=200)
     version: str = "1"
-    runtime: Literal["onnx", "python", "openvino", "torch"] = "onnx"
+    runtime: Literal["onnx", "python", "openvino", "torch", "torchserve"] = "onnx"
     file: Path | None = Field(default=None, description="model file, absolute once loaded")
     entry: str | None = Field(default=None, description="python: 'file.py:Class'")
     files: list[Path] = Field(
@@ -94,8 +118,17 @@ class ModelConfig(_Strict):
     max_batch_size: int = Field(default=128, ge=1)
     max_queue_delay_ms: float = Field(default=0.0, ge=0)
     preferred_batch_sizes: list[int] = []
+    wait_for: Literal["any", "live"] = Field(
+        default="any", description="live: a delay waits only for sequences that live now"
+    )
     max_queued: int = Field(default=100_000, ge=1)
-    instances: int = Field(default=1, ge=1, le=64)
+    instances: int = Field(
+        default=1, ge=0, le=64, description="0 only for workers that are added later"
+    )
+    instance: Literal["thread", "process"] = Field(
+        default="thread", description="where a model call runs: in this process or in a worker"
+    )
+    worker: WorkerConfig = WorkerConfig()
     threads: int = Field(default=1, ge=0, description="threads inside a model call, 0 = runtime's")
     execution: Literal["auto", "inline", "thread"] = "auto"
     gate: bool = True
@@ -117,6 +150,17 @@ class ModelConfig(_Strict):
     def recording(self) -> RecordConfig:
         """How steps are recorded, where they are."""
         return self.record if isinstance(self.record, RecordConfig) else RecordConfig()
+
+    @model_validator(mode="after")
+    def _has_an_instance(self) -> Self:
+        if self.runtime == "torchserve":
+            if self.instance != "process":
+                raise ValueError("'runtime: torchserve' needs 'instance: process'")
+        elif not self.instances:
+            raise ValueError("'instances' must be at least 1")
+        if self.instance == "process" and self.execution == "inline":
+            raise ValueError("'execution: inline' does not go with 'instance: process'")
+        return self
 
     @field_validator("name", "version")
     @classmethod
