@@ -77,18 +77,22 @@ class Scheduler(Generic[W]):
         if work.priority:
             self._urgent += 1
 
-    def schedule(self, now: float) -> list[W]:
+    def schedule(self, now: float, company: int | None = None) -> list[W]:
         """Take the next batch; empty if there is none, or it is better to wait.
 
         Args:
             now: Monotonic seconds.
+            company: How many rows there can be at most; a batch of so many waits for no
+                more. ``None`` = not known.
         """
         if not self._ready:
             return []
         if self._urgent:
             self._order_by_priority()
         ready = self._ready
-        plan = self._waited_for(now) if self.policy.max_delay_s else self._of_group(ready[0])
+        plan = (
+            self._waited_for(now, company) if self.policy.max_delay_s else self._of_group(ready[0])
+        )
         if not plan:
             return []
         if len(plan) == len(ready):
@@ -117,22 +121,22 @@ class Scheduler(Generic[W]):
         del plan[self.policy.max_batch :]
         return plan
 
-    def _waited_for(self, now: float) -> list[W]:
+    def _waited_for(self, now: float, company: int | None) -> list[W]:
         """Take the first group that need not wait; a group that waits holds up no other."""
         seen: list[Hashable] = []
         for work in self._ready:
             if work.group not in seen:
                 seen.append(work.group)
                 plan = self._of_group(work)
-                if not self._should_wait(plan, now):
+                if not self._should_wait(plan, now, company):
                     return plan
         return []
 
-    def _should_wait(self, plan: list[W], now: float) -> bool:
+    def _should_wait(self, plan: list[W], now: float, company: int | None) -> bool:
         """Wait only while the delay has not passed and no preferred size is reached."""
         # The oldest need not be the first: a step may have waited behind its predecessor.
         # The sum is the one of wake_at, or rounding could wake the caller too early for ever.
-        if len(plan) >= self.policy.max_batch:
+        if len(plan) >= self.policy.max_batch or (company is not None and len(plan) >= company):
             return False
         if now >= min(work.arrived for work in plan) + self.policy.max_delay_s:
             return False

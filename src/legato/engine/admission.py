@@ -190,6 +190,8 @@ class Admission:
             # Unnumbered steps are no repeats of each other, whoever commits them and
             # whatever they carry: each gets a name of its own (D3).
             step.digest = next(self._tokens).to_bytes(8, "little")
+        if model.max_age_s and _too_old(sequence.head, model.max_age_s) and not step.number:
+            step.start = step.restart = True  # its time is over: another begins under its id
         decision = decide(sequence.head, step, dedupe=model.dedupe)
         fault("admit.after_dedupe")
         verdict = decision.verdict
@@ -414,6 +416,11 @@ class Admission:
                 replayed=True, durability=level, incarnation=head.incarnation,
             ),
         )  # fmt: skip
+
+
+def _too_old(head: RecordHead | None, max_age_s: float) -> bool:
+    """Whether a live sequence has reached the end of its life; by the wall, as it may be stored."""
+    return head is not None and head.ending is None and time.time() - head.created > max_age_s
 
 
 def _with_age(error: ServerError | None, head: RecordHead | None) -> ServerError:

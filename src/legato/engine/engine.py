@@ -273,6 +273,17 @@ class Engine:
             raise UnknownModelError(name, version)
         return model.handle(version)
 
+    def prefer(self, name: str, version: str) -> None:
+        """Make a version the one that new sequences get; "" = the highest one again.
+
+        Raises:
+            UnknownModelError: It is not served.
+        """
+        model = self.tables.get(name)
+        if model is None or (version and version not in model.versions):
+            raise UnknownModelError(name, version)
+        model.prefer(version)
+
     def models(self) -> list[ModelHandle]:
         """All served versions, with their gauges brought up to date."""
         handles = []
@@ -316,13 +327,20 @@ class Engine:
             # At the end of this turn of the loop: what arrives together runs together.
             self.loop.call_soon(self._pump, handle)
 
+    def _company(self, handle: ModelHandle) -> int | None:
+        """How many rows a batch can wait for, where that is known."""
+        if not handle.waits_for_live:
+            return None
+        model = self.tables.get(handle.name)
+        return None if model is None else self.admission.live(model)
+
     def _pump(self, handle: ModelHandle) -> None:
         """Run whatever is ready on whatever instance is free."""
         handle.wake_scheduled = False
         scheduler = handle.scheduler
         while handle.free:
             now = self.clock()
-            plan = scheduler.schedule(now)
+            plan = scheduler.schedule(now, self._company(handle))
             if not plan:
                 break
             plan = self._still_wanted(plan, now)

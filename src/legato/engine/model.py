@@ -38,6 +38,7 @@ class ModelHandle:
         stateful: Has state, so its steps belong to sequences.
         pinned: Incarnations of the sequences that live on it, once it gives way to another
             version (see :mod:`legato.engine.succession`); ``None`` before that.
+        waits_for_live: A batch waits for sequences that live now, and for no others.
         gave_way_at: When that was, in monotonic seconds.
         searched: ``pinned`` is complete.
     """
@@ -65,6 +66,7 @@ class ModelHandle:
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
+        self.waits_for_live = self.stateful and config.wait_for == "live"
         self.instances = [Instance(self, runtime) for runtime in runtimes]
         self.free = list(self.instances)
         self.wake_scheduled = False

@@ -24,6 +24,7 @@ class Model:
         creating: First steps under way that are not in the store yet.
         unanswered: Steps taken and not yet answered.
         last_id: Newest id that the server gave.
+        preferred: Version that is the default while it is served; "" = the highest one.
         default: The version that steps without a version begin on.
     """
 
@@ -42,7 +43,9 @@ class Model:
         self.max_backlog = 0
         self.max_queued_steps = 1
         self.max_queued = 1
+        self.max_age_s = 0.0
         self.default: ModelHandle | None = None
+        self.preferred = ""
 
     def add(self, handle: ModelHandle) -> None:
         """Serve a version; the highest one is the default and sets the limits."""
@@ -64,8 +67,14 @@ class Model:
         """Tell whether a served version goes on with state that this content wrote."""
         return any(handle.reads(digest) for handle in self.versions.values())
 
+    def prefer(self, version: str) -> None:
+        """Make a version the default, as long as it is served."""
+        self.preferred = version
+        self._choose_default()
+
     def _choose_default(self) -> None:
-        self.default = max(self.versions.values(), key=_by_version, default=None)
+        highest = max(self.versions.values(), key=_by_version, default=None)
+        self.default = self.versions.get(self.preferred, highest)
         if self.default is not None:
             limits = self.default.config.sequences
             self.stateful = self.default.stateful
@@ -74,6 +83,7 @@ class Model:
             self.max_backlog = limits.max_backlog
             self.max_queued_steps = limits.max_queued_steps
             self.max_queued = self.default.config.max_queued
+            self.max_age_s = limits.max_age_s
 
     def handle(self, version: str = "") -> ModelHandle:
         """Find a version; "" = the default.

@@ -145,6 +145,16 @@ def test_a_group_that_waits_holds_up_no_other() -> None:
     assert [names(scheduler.schedule(11.0)) for _ in range(3)] == ["b", "cd", ""]
 
 
+def test_a_batch_of_all_that_can_come_waits_for_no_more() -> None:
+    """A lone sequence does not pay for a delay; two of three do."""
+    lone = scheduler_of(Work("a"), max_delay_s=9.0)
+    two = scheduler_of(*map(Work, "ab"), max_delay_s=9.0)
+
+    assert names(lone.schedule(0.0, company=1)) == "a"
+    assert two.schedule(0.0, company=3) == []
+    assert names(two.schedule(0.0, company=2)) == "ab"
+
+
 def test_when_delay_is_over_all_that_is_there_goes() -> None:
     """Not only a preferred size of it."""
     scheduler = scheduler_of(*map(Work, "abc"), max_delay_s=1.0, preferred=(2,))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from doubles import RAISE_BATCH, chain_of, state_of
@@ -17,6 +19,7 @@ from legato.core.errors import (
     UnknownSequenceError,
 )
 from legato.core.types import KSERVE, NATIVE, EndReason, SequenceKey
+from legato.engine import admission
 from legato.engine.manage import Manager
 
 # -- bounds --------------------------------------------------
@@ -64,6 +67,38 @@ def test_too_many_steps_of_one_model_are_refused(make) -> None:
     assert sent[2].error.limit == 2
     assert other.reply.step == 1
     assert h.ask(3, 0, start=True, model="a").step == 1
+
+
+def test_a_sequence_beyond_its_age_gives_way_to_a_new_one(make, monkeypatch) -> None:
+    """The step that finds it too old begins anew under the same id; idle time is not asked."""
+    h = make()
+    h.load(sequences={"max_age_s": 60.0})
+    h.ask(1, 5, start=True)
+    h.ask(1, 6)
+    now = time.time()
+    monkeypatch.setattr(admission.time, "time", lambda: now + 61)
+
+    reply = h.ask(1, 7)
+
+    assert reply.step == 1
+    assert h.state() == state_of([7])
+
+
+def test_a_batch_waits_only_for_sequences_that_live(make) -> None:
+    """A lone sequence does not pay for a delay meant for company."""
+    h = make()
+    h.load(max_queue_delay_ms=500.0, wait_for="live")
+
+    alone = h.ask(1, 5, start=True)
+    waiting = h.send(2, 6, start=True)
+    h.settle()
+    waited = not waiting.answered
+    h.send(1, 7)
+    h.settle()
+
+    assert alone.step == 1
+    assert waited
+    assert waiting.reply.step == 1
 
 
 def test_a_new_sequence_beyond_the_limit_is_refused(make) -> None:

@@ -50,6 +50,17 @@ def test_the_highest_version_is_the_default() -> None:
     assert model.handle().version == "9"
 
 
+def test_a_preferred_version_is_the_default_while_it_is_served() -> None:
+    """Its limits count; when it goes, the highest one is the default again."""
+    model = model_of(version("1", "a", max_live=3), version("2", "b"))
+
+    model.prefer("1")
+
+    assert (model.handle().version, model.max_live) == ("1", 3)
+    model.remove(model.handle("1"))
+    assert model.handle().version == "2"
+
+
 def test_a_version_that_is_not_there_is_refused() -> None:
     """So is the default of an empty model."""
     model = model_of(version("1", "a"))
