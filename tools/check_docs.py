@@ -96,7 +96,14 @@ def check_python(block: Block) -> Iterator[str]:
 
 def check_keys(text: str) -> Iterator[str]:
     """Yield keys of a config that the reference leaves out."""
-    for name in ("ModelConfig", "InputConfig", "OutputConfig", "StateConfig", "SequenceConfig"):
+    for name in (
+        "ModelConfig",
+        "InputConfig",
+        "OutputConfig",
+        "StateConfig",
+        "SequenceConfig",
+        "RecordConfig",
+    ):
         for key in getattr(repository_config, name).model_fields:
             if f"`{key}`" not in text and key != "folder":
                 yield f"key '{key}' of {name} is not described"

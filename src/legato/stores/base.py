@@ -169,7 +169,7 @@ class Listed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StoreStatistics:
-    """Counts for metrics and people."""
+    """Counts for metrics and people. Snapshots count among the live."""
 
     live: int
     tombstones: int

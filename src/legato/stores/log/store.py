@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from legato.core.errors import ConfigError, StateDamagedError, StorageFullError
-from legato.core.ids import SNAPSHOTS
 from legato.core.types import EndReason, RecordHead, SequenceKey
 from legato.faults import fault
 from legato.stores import codec
@@ -404,7 +403,8 @@ class LogStore:
         return row, record
 
     def _listed(self, slots: _Integers, origins: _Integers) -> Iterator[Listed]:
-        for slot, origin in zip(slots.tolist(), origins.tolist(), strict=True):
+        for at in range(len(slots)):
+            slot, origin = int(slots[at]), int(origins[at])
             row = self._table.row(slot)
             now = self._time()
             if row.origin != origin or not row.live or now > expires(row.touched, row.ttl_s):
@@ -483,17 +483,7 @@ class LogStore:
 
         What has ended or become unreadable since the call is left out.
         """
-        now = self._time()
-        columns = self._table.columns()
-        alive = (columns["flags"] & LIVE) != 0
-        ttl_s = columns["ttl_s"]
-        alive &= (ttl_s <= 0.0) | (now <= columns["touched"] + ttl_s)
-        if after:
-            alive &= columns["origin"] > after
-        if model is not None:
-            alive &= columns["model"] == self._table.models.known(model)
-        elif hidden := self._table.models.beginning(SNAPSHOTS):
-            alive &= ~np.isin(columns["model"], hidden)
-        slots = np.flatnonzero(alive)
-        slots = slots[np.argsort(columns["origin"][slots], kind="stable")]
-        return self._listed(slots, columns["origin"][slots])
+        slots, origins = self._table.living(
+            after, None if model is None else self._table.models.known(model)
+        )
+        return self._listed(slots, origins)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from xxhash import xxh3_128_intdigest
 
+from legato.core.ids import SNAPSHOTS
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,6 +37,9 @@ PUBLISH_AT = ROW_SIZE - PUBLISH.size
 LOCATION = struct.Struct("<II")  # segment and offset
 LOCATION_AT = ROW_SIZE - 16
 _GROW_ROWS = 1024
+_BLOCK_ROWS = 8 * 1024
+_NONE = np.empty(0, np.int64)
+_NO_ORIGIN = np.empty(0, np.uint64)
 
 COLUMNS = np.dtype(
     [
@@ -214,6 +219,34 @@ class Table:
         if not count:
             return np.empty(0, COLUMNS)
         return np.frombuffer(self.rows, COLUMNS, count, start * ROW_SIZE)
+
+    def living(
+        self, after: int, model: int | None
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        """Slots and origins of live rows, oldest first.
+
+        Args:
+            after: Only of a greater origin.
+            model: Number of a model; ``None`` = all but snapshots.
+        """
+        hidden = self.models.beginning(SNAPSHOTS) if model is None else []
+        slots, origins = [_NONE], [_NO_ORIGIN]
+        # In blocks that stay in the cache: a row is longer than a line of it.
+        for start in range(0, self._used, _BLOCK_ROWS):
+            columns = self.columns(start, start + _BLOCK_ROWS)
+            alive = ((columns["flags"] & LIVE) != 0) & (columns["origin"] > after)
+            if model is not None:
+                alive &= columns["model"] == model
+            elif hidden:
+                alive &= ~np.isin(columns["model"], hidden)
+            found = np.flatnonzero(alive)
+            slots.append(found + start)
+            origins.append(columns["origin"][found])
+        where, when = np.concatenate(slots), np.concatenate(origins)
+        if (when[1:] < when[:-1]).any():  # rows of ended sequences are used again
+            order = np.argsort(when, kind="stable")
+            where, when = where[order], when[order]
+        return where, when
 
     def snapshot_rows(self, start: int, stop: int) -> bytes:
         """Bytes of some rows, for a checkpoint."""
