@@ -16,7 +16,9 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from legato.core.errors import ConfigError
+from legato.engine.catalog import Catalog
 from legato.engine.engine import Engine
+from legato.engine.follower import Follower, load_model
 from legato.engine.suspicion import Suspicion
 from legato.observe import log as logs
 from legato.observe import metrics
@@ -27,7 +29,10 @@ from legato.protocols.rpc.service import Status
 from legato.protocols.sequences import grpc_service as sequences_service
 from legato.protocols.sequences import rest as sequences_rest
 from legato.protocols.sequences.api import Api
+from legato.protocols.tfserving import grpc_service as tfserving_service
+from legato.protocols.tfserving import rest as tfserving_rest
 from legato.recorder.recorder import Recorder
+from legato.repository import ovms
 from legato.repository.loader import load_paths
 from legato.stores.registry import open_store
 from legato.ui import status
@@ -38,7 +43,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from legato.protocols.rpc.service import Service
-    from legato.settings import ChildSettings
+    from legato.settings import ChildSettings, ServerSettings
 
     Event = dict[str, Any]
 
@@ -70,6 +75,7 @@ class Server:
             store, max_resident_bytes=options.max_resident_state, suspicion=suspicion
         )
         self.recorder = Recorder(self.engine, options.data)
+        self.catalog = _catalog(self.engine, options)
         self.api = Api(self.engine, self.recorder)
         self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
         self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
@@ -87,19 +93,11 @@ class Server:
         """
         configs = await asyncio.to_thread(load_paths, self.settings.models)
         for config in configs:
-            try:
-                await self.engine.load(config)
-            except ConfigError:
-                raise
-            except Exception as error:
-                log.debug("model_not_loaded", model=config.name, exc_info=error)
-                raise ConfigError(
-                    f"model '{config.name}' cannot be loaded: {type(error).__name__}: {error}",
-                    file=str(config.file or config.folder),
-                    fix="run it with --log-level debug to see where it fails",
-                ) from error
+            await load_model(self.engine, config)
+        await self.catalog.load()
         self.recorder.watch_models()
         await self.engine.start()
+        await self.catalog.watch()
         gc.collect()
         gc.freeze()  # what lives as long as the server is not looked at by the collector again
 
@@ -113,6 +111,7 @@ class Server:
 
     async def close(self) -> None:
         """Stop; what was recorded is written."""
+        await self.catalog.close()
         await self.engine.close()
         await asyncio.to_thread(self.recorder.close)
 
@@ -159,6 +158,14 @@ class Server:
         }
 
 
+def _catalog(engine: Engine, options: ServerSettings) -> Catalog:
+    """Return what knows the models: the engine, or a repository that is followed."""
+    if options.ovms is None:
+        return Catalog(engine)
+    repository = ovms.OvmsRepository(ovms.Options.model_validate(options.ovms))
+    return Follower(engine, repository, strict=repository.single)
+
+
 def _rpc_services(server: Server) -> list[Service]:
     """List the gRPC services."""
     services = [
@@ -166,6 +173,7 @@ def _rpc_services(server: Server) -> list[Service]:
             server.engine, stream_order=server.settings.stream_order, ready=server.ready
         ),
         sequences_service.service(server.api),
+        *tfserving_service.services(server.engine, server.catalog),
         health.service(server.ready),
     ]
     return [*services, *reflection.services(services)]
@@ -194,6 +202,10 @@ def _routes(server: Server) -> list[Any]:
             server.engine,
             ready=server.ready,
             max_body_bytes=server.settings.max_message_bytes,
+        ),
+        # The last one: it answers for all of /v1 that no other protocol has.
+        *tfserving_rest.routes(
+            server.engine, server.catalog, max_body_bytes=server.settings.max_message_bytes
         ),
     ]
 

@@ -55,6 +55,8 @@ class ServerSettings(BaseModel):
         host: Address to listen on; loopback unless said otherwise.
         port: Port of every protocol; 0 = any free one.
         extra_ports: Further ports of the same server.
+        extra_addresses: Further addresses to listen on, each with its port.
+        ovms: What ``legato ovms`` was asked for, see :class:`legato.repository.ovms.Options`.
         data: Folder of the store; ``None`` only for ``memory``.
         store: Where committed state lives.
         durability: What an acknowledged step survives: death of the process or of the machine.
@@ -76,6 +78,8 @@ class ServerSettings(BaseModel):
     host: str = "127.0.0.1"
     port: Port = 8000
     extra_ports: tuple[Port, ...] = ()
+    extra_addresses: tuple[tuple[str, Port], ...] = ()
+    ovms: dict[str, Any] | None = None
     data: Path | None = None
     store: Literal["memory", "log", "sqlite"] = "log"
     durability: Literal["process", "disk"] = "process"

@@ -27,6 +27,7 @@ COMMANDS: Final = {
         "legato.cli.sequences",
         "See, branch, move, record and replay sequences.",
     ),
+    "ovms": ("legato.cli.ovms", "Serve by the command line of OpenVINO Model Server."),
     "bench": ("legato.cli.bench", "Measure a KServe v2 server under load."),
 }
 
@@ -44,11 +45,14 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     wanted = next((word for word in arguments if not word.startswith("-")), None)
     for name, (module, summary) in COMMANDS.items():
         if name == wanted:
-            command = importlib.import_module(module).command
+            imported = importlib.import_module(module)
+            command = imported.command
             if isinstance(command, typer.Typer):
                 cli.add_typer(command, name=name, short_help=summary)
             else:
-                cli.command(name, short_help=summary)(command)
+                # A command that has a syntax of its own says how it is called.
+                context = getattr(imported, "CONTEXT", None)
+                cli.command(name, short_help=summary, context_settings=context)(command)
         else:
             cli.command(name, short_help=summary)(_unused(name))
     return cli

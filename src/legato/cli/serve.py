@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from legato import __version__
-from legato.serving.envoy import build_config
-from legato.serving.supervisor import StartError, Supervisor, resolve
+from legato.serving.envoy import build_config, resolve
+from legato.serving.supervisor import StartError, Supervisor
 from legato.settings import ServerSettings, server_settings
 
 if TYPE_CHECKING:
@@ -92,10 +92,12 @@ def command(
         return
     if not settings.models:
         raise typer.BadParameter("name at least one model file or folder", param_hint="MODELS")
-    raise typer.Exit(asyncio.run(_serve(settings, as_json=announce == "json")))
+    raise typer.Exit(asyncio.run(run(settings, as_json=announce == "json")))
 
 
-async def _serve(settings: ServerSettings, *, as_json: bool) -> int:
+async def run(settings: ServerSettings, *, as_json: bool) -> int:
+    """Serve until stopped, say when it is ready; return the exit code."""
+
     def announce(ready: Ready) -> None:
         print(as_line(ready) if not as_json else _as_json(ready), flush=True)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pyvoy import PyvoyServer
 
+from legato.core.errors import ConfigError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -59,11 +61,13 @@ def build_config(
     if admin is not None:
         config["admin"]["address"] = {"pipe": {"path": str(admin), "mode": 0o600}}
     (listener,) = config["static_resources"]["listeners"]
-    if settings.extra_ports:
+    further = [(address, port) for port in settings.extra_ports]
+    further += [(resolve(host), port) for host, port in settings.extra_addresses]
+    if further:
         # Further addresses of one listener; a second listener would be a second app.
         listener["additional_addresses"] = [
-            {"address": {"socket_address": {"address": address, "port_value": port}}}
-            for port in settings.extra_ports
+            {"address": {"socket_address": {"address": host, "port_value": port}}}
+            for host, port in further
         ]
     # With SO_REUSEPORT a second server on our port would silently take half of our clients.
     listener["enable_reuse_port"] = False
@@ -73,6 +77,22 @@ def build_config(
             if network_filter["name"] == "envoy.filters.network.http_connection_manager":
                 network_filter["typed_config"].update(_MANAGER_CHANGES)
     return config
+
+
+def resolve(host: str) -> str:
+    """Return the IP address of a host name: Envoy listens on addresses only.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise ConfigError(
+            f"'{host}' is not an address of this machine: {error.strerror}",
+            key="--host",
+            fix="use 127.0.0.1 for this machine only, 0.0.0.0 for every network",
+        ) from error
 
 
 class AdminError(Exception):

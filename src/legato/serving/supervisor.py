@@ -24,7 +24,7 @@ from pyvoy._server import get_envoy_environ
 
 from legato.core.errors import ConfigError
 from legato.serving.crashes import Crashes
-from legato.serving.envoy import Admin, AdminError, build_config
+from legato.serving.envoy import Admin, AdminError, build_config, resolve
 from legato.settings import ChildSettings, ServerSettings, child_environment
 
 if TYPE_CHECKING:
@@ -262,8 +262,14 @@ class Supervisor:
                 await asyncio.sleep(_POLL_S)
                 continue
             # A restart must come up on the same ports, also where any free one was asked for.
+            own = 1 + len(self._settings.extra_ports)
+            hosts = [host for host, _port in self._settings.extra_addresses]
             self._settings = self._settings.model_copy(
-                update={"port": ports[0], "extra_ports": ports[1:]}
+                update={
+                    "port": ports[0],
+                    "extra_ports": ports[1:own],
+                    "extra_addresses": tuple(zip(hosts, ports[own:], strict=True)),
+                }
             )
             self._on_ready(
                 Ready(
@@ -338,31 +344,18 @@ class Supervisor:
         A server that has just been killed may hold it for a moment, so wait a little.
         """
         until = time.monotonic() + _PORT_WAIT_S
-        for port in (self._settings.port, *self._settings.extra_ports):
-            while problem := _port_problem(self._address, port):
+        settings = self._settings
+        wanted = [(self._address, port) for port in (settings.port, *settings.extra_ports)]
+        wanted += [(resolve(host), port) for host, port in settings.extra_addresses]
+        for address, port in wanted:
+            while problem := _port_problem(address, port):
                 if time.monotonic() > until:
                     raise ConfigError(
-                        f"cannot listen on {self._address}:{port}: {problem}",
+                        f"cannot listen on {address}:{port}: {problem}",
                         key="--port",
                         fix="stop what uses it, or choose another one (0 = any free port)",
                     )
                 await asyncio.sleep(0.1)
-
-
-def resolve(host: str) -> str:
-    """Return the IP address of a host name: Envoy listens on addresses only.
-
-    Raises:
-        ConfigError: There is none.
-    """
-    try:
-        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
-        raise ConfigError(
-            f"'{host}' is not an address of this machine: {error.strerror}",
-            key="--host",
-            fix="use 127.0.0.1 for this machine only, 0.0.0.0 for every network",
-        ) from error
 
 
 def _port_problem(address: str, port: int) -> str:

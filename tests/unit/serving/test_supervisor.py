@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from legato.core.errors import ConfigError
-from legato.serving.supervisor import GOOD_LIFE_S, LONGEST_DELAY_S, Backoff, resolve
+from legato.serving.envoy import resolve
+from legato.serving.supervisor import GOOD_LIFE_S, LONGEST_DELAY_S, Backoff
 
 
 def test_short_lives_double_the_wait() -> None:

@@ -1,0 +1,182 @@
+"""Predict: a request becomes a step, or one a row where the model carries nothing."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import DecodeError
+
+from legato.core.errors import ClientError, ServerError
+from legato.core.types import TFSERVING, Reply, Step
+from legato.protocols.rpc.service import RpcError, Status
+from legato.protocols.tfserving import describe, from_core, to_core
+from legato.protocols.tfserving.errors import PIPELINE_MISSING, Failure, RefusalError, failure
+from legato.protocols.tfserving.gen import tfserving_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from legato.core.types import Signature
+    from legato.protocols.rpc.service import Call
+    from legato.protocols.tfserving.ports import CatalogPort, EnginePort, ServedModel
+
+STEP = "legato-step"
+REPLAYED = "legato-replayed"
+
+Outcome = Reply | ServerError
+
+
+class Door:
+    """What all calls share: the engine and what it serves."""
+
+    __slots__ = ("catalog", "engine")
+
+    def __init__(self, engine: EnginePort, catalog: CatalogPort) -> None:
+        self.engine = engine
+        self.catalog = catalog
+
+    def fill(self, step: Step, model: ServedModel, fill: Callable[[Step, Signature], int]) -> int:
+        """Fill a step by the signature of its model; return its number of rows.
+
+        A sequence that lives on another version than the default one may have inputs of
+        another form: what fits none of them is refused for what the default one says.
+
+        Raises:
+            RefusalError: The request is wrong, or begins a sequence on a version that is going.
+        """
+        try:
+            rows = fill(step, model.signature)
+        except RefusalError:
+            if step.start or step.version:
+                raise
+            for other in self.catalog.others(step.model):
+                try:
+                    return fill(step, other.signature)
+                except RefusalError:
+                    continue
+            raise
+        if step.start:
+            describe.find(self.catalog, step.model, step.version)
+        return rows
+
+    def submit(self, step: Step, model: ServedModel, rows: int) -> None:
+        """Hand a step to the engine; several rows as a step each, answered together."""
+        if rows == 1:
+            self.engine.submit(step)
+        else:
+            _Rows(self.engine, step, model.signature, rows).submit()
+
+
+class _Rows:
+    """The rows of one request to a model that carries nothing from step to step."""
+
+    __slots__ = ("_engine", "_left", "_outcomes", "_signature", "_step", "_steps")
+
+    def __init__(self, engine: EnginePort, step: Step, signature: Signature, rows: int) -> None:
+        self._engine = engine
+        self._step = step
+        self._signature = signature
+        self._left = rows
+        self._outcomes: list[Outcome | None] = [None] * rows
+        self._steps = [
+            Step(step.model, None, inputs, step.dialect, self._done_of(at), version=step.version,
+                 deadline=step.deadline)
+            for at, inputs in enumerate(to_core.split_rows(step.inputs, signature, rows))
+        ]  # fmt: skip
+
+    def submit(self) -> None:
+        for step in self._steps:
+            self._engine.submit(step)
+
+    def _done_of(self, at: int) -> Callable[[Any], None]:
+        def done(outcome: Outcome) -> None:
+            self._outcomes[at] = outcome
+            self._left -= 1
+            if not self._left:
+                self._step.done(self._whole())
+
+        return done
+
+    def _whole(self) -> Outcome:
+        replies = []
+        for outcome in self._outcomes:
+            if not isinstance(outcome, Reply):
+                return outcome or ServerError("a row was not answered")
+            replies.append(outcome)
+        return from_core.join_rows(replies, self._signature)
+
+
+class PredictCall:
+    """Handler of one Predict call."""
+
+    __slots__ = ("_call", "_door", "_step", "_submitted")
+
+    def __init__(self, door: Door, call: Call) -> None:
+        self._door = door
+        self._call = call
+        self._step = Step("", None, {}, TFSERVING, self._answered)
+        self._submitted = False
+
+    def message(self, data: bytes) -> None:
+        """Take the request."""
+        step, call, door = self._step, self._call, self._door
+        if call.deadline is not None:
+            step.deadline = call.deadline
+        try:
+            request = pb.PredictRequest.FromString(data)
+        except DecodeError as error:
+            text = f"the message is not a PredictRequest: {error}"
+            raise RpcError(Status.INTERNAL, text) from None
+        try:
+            model = self._find(request.model_spec)
+            rows = door.fill(step, model, lambda s, sig: to_core.fill(s, request, sig))
+            to_core.apply_step_header(call.metadata.get(STEP), step)
+        except (RefusalError, ClientError) as error:
+            self._fail(failure(error, step, door.engine))
+            return
+        self._submitted = True
+        door.submit(step, model, rows)
+
+    def _find(self, spec: pb.ModelSpec) -> ServedModel:
+        step = self._step
+        step.model = spec.name
+        step.version = version_of(spec)
+        return describe.find(
+            self._door.catalog, spec.name, step.version, lingering=True, unknown=PIPELINE_MISSING
+        )
+
+    def half_close(self) -> None:
+        """Note the end of the request; the reply comes when it comes."""
+
+    def cancel(self) -> None:
+        """Drop the step if it has not begun."""
+        if self._submitted:
+            self._door.engine.cancel(self._step)
+
+    def _answered(self, outcome: Outcome) -> None:
+        call, step = self._call, self._step
+        if call.closed:
+            return
+        if not isinstance(outcome, Reply):
+            self._fail(failure(outcome, step, self._door.engine))
+            return
+        for name, value in reply_headers(outcome):
+            call.set_header(name, value)
+        call.send(from_core.write(outcome, step.model))
+        call.finish()
+
+    def _fail(self, what: Failure) -> None:
+        self._call.finish(what.status, what.message, what.extra)
+
+
+def version_of(spec: pb.ModelSpec) -> str:
+    """Return the version asked for; "" = the default one. Labels are not looked at."""
+    number = spec.version.value if spec.WhichOneof("version_choice") == "version" else 0
+    return str(number) if number else ""
+
+
+def reply_headers(reply: Reply) -> list[tuple[str, str]]:
+    """Return what travels beside a reply: the number of the step, and whether it is a repeat."""
+    if not reply.step:
+        return []
+    return [(STEP, str(reply.step)), *([(REPLAYED, "true")] if reply.replayed else [])]
