@@ -546,18 +546,20 @@ class Engine:
         """Expire what is idle, let the store tidy up."""
         while True:
             await asyncio.sleep(1.0)
-            try:
-                await self.sweep()
-                await self._maintain()
-                for model in [m for m in self.tables.values() if m.lingering]:
-                    await self._succession.look_after(model)
-                    self._forget_empty(model)
-            except Exception as error:
-                # The next round may go better; idle sequences must not pile up for ever.
-                log.exception("sweep_failed")
-                if getattr(error, "fatal", False):
-                    self.on_fatal(error)
-            self._look_after_store()
+            for chore in (self.sweep, self._maintain, self._retire_old_versions):
+                try:
+                    await chore()
+                except Exception as error:
+                    # The next round may go better; idle sequences must not pile up for ever.
+                    log.exception("chore_failed", chore=chore.__name__)
+                    if getattr(error, "fatal", False):
+                        self.on_fatal(error)
+                self._look_after_store()
+
+    async def _retire_old_versions(self) -> None:
+        for model in [m for m in self.tables.values() if m.lingering]:
+            await self._succession.look_after(model)
+            self._forget_empty(model)
 
     async def _maintain(self) -> None:
         """Let the store make room, in slices that steps hardly notice."""

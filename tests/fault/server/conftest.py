@@ -17,6 +17,21 @@ CHAIN = Path(__file__).parents[2] / "models" / "chain.py"
 CONFIG = "runtime: python\nentry: chain.py:Chain\nsequences: {receipts: 16}\n"
 
 
+_REPORT = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def report(request):
+    """Return ``report(line)``: what is worth reading also where all went well."""
+    return request.config.stash.setdefault(_REPORT, []).append
+
+
+def pytest_terminal_summary(terminalreporter, config) -> None:
+    """Show what was reported."""
+    for line in config.stash.get(_REPORT, []):
+        terminalreporter.write_line(line)
+
+
 def write_chain(folder: Path, config: str = CONFIG) -> Path:
     """Write the model of chains; return its folder."""
     home = folder / "chain"

@@ -6,40 +6,18 @@ import asyncio
 import os
 import signal
 import subprocess
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 from tests.fault.server.conftest import strike
 from tests.fault.server.fleet import Fleet
+from tests.fault.server.watch import get, metric, until
 
 SIZE = 24 * 1024 * 1024
-PATIENCE_S = 30
-
-
-def get(url: str) -> tuple[int, str]:
-    """Return status and text of a page."""
-    try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return answer.status, answer.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
 
 
 def writable(served) -> bool:
     """Return what the metrics say of the store."""
-    lines = get(f"{served.url}/metrics")[1].splitlines()
-    (line,) = [line for line in lines if line.startswith("legato_store_writable{")]
-    return line.endswith(" 1.0")
-
-
-async def until(check) -> None:
-    end = time.monotonic() + PATIENCE_S
-    while not await asyncio.to_thread(check):
-        assert time.monotonic() < end, "it did not happen in time"
-        await asyncio.sleep(0.1)
+    return metric(served, "legato_store_writable") == 1.0
 
 
 @pytest.fixture
@@ -66,9 +44,7 @@ def fill(folder) -> None:
 
 
 @pytest.mark.parametrize("store", ["log", "sqlite"])
-async def test_a_full_disk_refuses_steps_until_there_is_room(
-    chain, small_disk, store: str
-) -> None:
+async def test_a_full_disk_refuses_steps_until_there_is_room(chain, small_disk, store: str) -> None:
     """It is told to clients, monitors and people; nothing acknowledged is lost."""
     data = small_disk / "data"
     served = chain(data=data, store=store)
@@ -87,10 +63,10 @@ async def test_a_full_disk_refuses_steps_until_there_is_room(
         (small_disk / "ballast").unlink()
 
         await fleet.more(500)
+        await fleet.finish()
         await until(lambda: writable(served))
         assert get(f"{served.url}/v2/health/ready")[0] == 200
         await until(lambda: "store_writable_again" in served.errors)
-        await fleet.finish()
     assert served.stop() == 0
 
     assert len(served.lines) == 1

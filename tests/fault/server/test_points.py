@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
-import urllib.request
 
 import pytest
 from tests.fault.server.conftest import KILLS, kill_all, strike
 from tests.fault.server.fleet import Fleet
-
+from tests.fault.server.watch import metric, until
 
 CLIENTS = 32
 DEATHS = 1 if KILLS <= 50 else 5
-PATIENCE_S = 30
 
 KILLED = [
     ("admit.after_dedupe", 400),
@@ -43,7 +40,7 @@ def level_of(point: str) -> str:
     return "disk" if point.endswith("_flush") else "process"
 
 
-@pytest.mark.parametrize(("point", "passage"), KILLED, ids=lambda value: str(value))
+@pytest.mark.parametrize(("point", "passage"), KILLED, ids=str)
 async def test_a_kill_at_a_point_loses_and_repeats_nothing(
     chain, tmp_path, point: str, passage: int
 ) -> None:
@@ -124,9 +121,7 @@ async def test_a_kill_while_sequences_expire_ends_them_later(chain, tmp_path) ->
         await lasting.finish()
     kill_all(served)
     after = chain()
-    until = time.monotonic() + PATIENCE_S
-    while ended(after) < len(brief.clients) and time.monotonic() < until:
-        await asyncio.sleep(0.1)
+    await until(lambda: ended(after) >= len(brief.clients))
 
     assert ended(after) == len(brief.clients)
     after.stop()
@@ -135,13 +130,9 @@ async def test_a_kill_while_sequences_expire_ends_them_later(chain, tmp_path) ->
     lasting.compare(tmp_path / "data")
 
 
-def ended(served) -> int:
+def ended(served) -> float:
     """Return how many sequences the process has let expire."""
-    with urllib.request.urlopen(f"{served.url}/metrics", timeout=20) as page:
-        for line in page.read().decode().splitlines():
-            if line.startswith("legato_sequences_ended_total") and 'reason="expired"' in line:
-                return int(float(line.rpartition(" ")[2]))
-    return 0
+    return metric(served, "legato_sequences_ended_total", 'reason="expired"')
 
 
 FAILING = {
@@ -196,10 +187,9 @@ async def test_a_reply_that_is_lost_is_given_again(chain, tmp_path) -> None:
     fleet.compare(tmp_path / "data")
 
 
-@pytest.mark.parametrize("action", ["eio"])
-async def test_a_flush_that_fails_ends_the_process(chain, tmp_path, action: str) -> None:
+async def test_a_flush_that_fails_ends_the_process(chain, tmp_path) -> None:
     """It is never tried again: the process ends, and recovery decides what survived."""
-    served = chain(faults=f"commit.before_flush:{action}:30", durability="disk")
+    served = chain(faults="commit.before_flush:eio:30", durability="disk")
 
     async with Fleet(served.address, range(1, CLIENTS + 1)) as fleet:
         await fleet.until(lambda: len(served.lines) > DEATHS)
