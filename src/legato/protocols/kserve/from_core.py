@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from legato.protocols.kserve.datatypes import wire_name
 from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.kserve.special import ID
 
 if TYPE_CHECKING:
-    from legato.core.types import OutputHeader, Reply
+    from legato.core.types import CorrelationId, OutputHeader, Reply
     from legato.protocols.kserve.errors import Failure
 
 _ID = b"\x1a"  # ModelInferResponse.id
@@ -60,12 +61,13 @@ class ReplyWriter:
         streamed: Wrap each reply in a ModelStreamInferResponse.
     """
 
-    __slots__ = ("_head", "_headers", "_version", "model", "streamed")
+    __slots__ = ("_head", "_headers", "_tells_id", "_version", "model", "streamed")
 
     def __init__(self, model: str, *, streamed: bool) -> None:
         self.model = model
         self.streamed = streamed
         self._headers: tuple[OutputHeader, ...] | None = None
+        self._tells_id = False
         self._version = ""
         self._head = b""
 
@@ -74,6 +76,7 @@ class ReplyWriter:
         if reply.headers is not self._headers or reply.version != self._version:
             self._head = _head(self.model, reply.version, reply.headers, self.streamed)
             self._headers = reply.headers
+            self._tells_id = bool(reply.headers) and reply.headers[-1].name == ID
             self._version = reply.version
         parts = [self._head]
         if request_id:
@@ -84,12 +87,24 @@ class ReplyWriter:
             parts.append(_step_entry(step, reply.durability))
             if step == 1 or reply.replayed:
                 parts.append(_rare_entries(reply))
+            if self._tells_id:
+                parts.append(_id_entry(reply.correlation_id))
         for data in reply.data:
             parts += (_RAW, varint(len(data)), data)
         if not self.streamed:
             return _join(parts)
         body = _join(parts)
         return _join((_INFER_RESPONSE, varint(len(body)), body))
+
+
+@lru_cache(maxsize=4096)
+def _id_entry(name: CorrelationId) -> bytes:
+    """Return the parameter that tells the id, for those who let the server choose it."""
+    if isinstance(name, str):
+        return _entry(ID, pb.InferParameter(string_param=name))
+    if name < 2**63:
+        return _entry(ID, pb.InferParameter(int64_param=name))
+    return _entry(ID, pb.InferParameter(uint64_param=name))
 
 
 def _rare_entries(reply: Reply) -> bytes:

@@ -16,6 +16,7 @@ from legato.core.types import KSERVE, Reply, Step
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.from_core import ReplyWriter, stream_error
 from legato.protocols.kserve.parameters import apply_step_header
+from legato.protocols.kserve.special import adopt, told
 from legato.protocols.kserve.to_core import fill
 from legato.protocols.rpc.service import RpcError
 
@@ -81,7 +82,7 @@ class _UnaryStep(Step):
             return
         if isinstance(outcome, Reply):
             writer = self.door.writer(self.model, streamed=False)
-            call.send(writer.write(outcome, self.request_id))
+            call.send(writer.write(told(outcome, self), self.request_id))
             call.finish()
         else:
             what = failure(outcome, self, self.door.engine)
@@ -103,6 +104,7 @@ class InferCall:
         step = self._step
         try:
             fill(step, data)
+            adopt(step, self._engine)
             apply_step_header(step.call.metadata.get("legato-step"), step)
         except ClientError as error:
             step.done(error)
@@ -208,6 +210,7 @@ class InferStream:
         refusal: ClientError | RpcError | None = None
         try:
             fill(step, data)
+            adopt(step, self._door.engine)
         except ClientError as error:
             refusal = error
         except RpcError as error:
@@ -299,7 +302,7 @@ class InferStream:
             writer = self._writers.get(model)
             if writer is None:
                 writer = self._writers[model] = self._door.writer(model, streamed=True)
-            self._call.send(writer.write(outcome, step.request_id))
+            self._call.send(writer.write(told(outcome, step), step.request_id))
             return
         what = failure(outcome, step, self._door.engine)
         if self._closes_on_error:

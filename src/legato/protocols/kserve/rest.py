@@ -32,6 +32,7 @@ from legato.protocols.kserve.rest_codec import (
     parse_json,
     write_reply,
 )
+from legato.protocols.kserve.special import adopt, told
 from legato.protocols.rpc.service import RpcError
 
 if TYPE_CHECKING:
@@ -267,8 +268,9 @@ class _Infer:
         packed = await read_body(receive, headers.get("content-length"), self.limit)
         body = await decompress(packed, headers.get("content-encoding"), self.limit)
         wish = self._fill(step, body, headers.get(JSON_LENGTH))
+        adopt(step, self.engine)
         apply_step_header(headers.get("legato-step"), step)
-        reply = await self._run(step)
+        reply = told(await self._run(step), step)
         data, json_bytes = write_reply(reply, step, wish)
         data, encoding = await compress(data, headers.get("accept-encoding"))
         made: dict[str, str] = {}

@@ -29,6 +29,7 @@ from legato.protocols.kserve.datatypes import (
 )
 from legato.protocols.kserve.describe import client_inputs
 from legato.protocols.kserve.parameters import apply, interpret
+from legato.protocols.kserve.special import ID
 from legato.protocols.kserve.to_core import refuse_classification, refuse_shared_memory
 from legato.protocols.rpc.service import RpcError, Status
 
@@ -322,6 +323,8 @@ def _reply_parameters(reply: Reply) -> dict[str, Any]:
     }
     if reply.replayed:
         parameters["sequence_replayed"] = True
+    if reply.headers and reply.headers[-1].name == ID:
+        parameters[ID] = reply.correlation_id
     if reply.step == 1 and reply.incarnation:
         parameters["sequence_incarnation"] = reply.incarnation.hex()
     return parameters

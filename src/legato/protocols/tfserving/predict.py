@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -10,7 +11,7 @@ from legato.core.errors import ClientError, ServerError
 from legato.core.types import TFSERVING, Reply, Step
 from legato.protocols.rpc.service import RpcError, Status
 from legato.protocols.tfserving import describe, from_core, to_core
-from legato.protocols.tfserving.errors import PIPELINE_MISSING, Failure, RefusalError, failure
+from legato.protocols.tfserving.errors import PIPELINE_MISSING, RefusalError, failure
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
 
 if TYPE_CHECKING:
@@ -106,44 +107,74 @@ class _Rows:
         return from_core.join_rows(replies, self._signature)
 
 
+class _PredictStep(Step):
+    """The step of one Predict call.
+
+    ``done`` is a method here: a callback object would make a cycle with its step, which
+    only the garbage collector could free.
+    """
+
+    def __init__(self, door: Door, call: Call) -> None:
+        self.door = door
+        self.call = call
+        self.model = ""
+        self.correlation_id = None
+        self.inputs = {}
+        self.dialect = TFSERVING
+        if call.deadline is not None:
+            self.deadline = call.deadline
+
+    def done(self, outcome: Outcome) -> None:
+        """Answer the call."""
+        call = self.call
+        if call.closed:
+            return
+        if not isinstance(outcome, Reply):
+            self.refuse(outcome)
+            return
+        for name, value in reply_headers(outcome):
+            call.set_header(name, value)
+        call.send(from_core.write(outcome, self.model))
+        call.finish()
+
+    def refuse(self, error: ServerError | RefusalError) -> None:
+        """Answer the call with an error."""
+        what = failure(error, self, self.door.engine)
+        self.call.finish(what.status, what.message, what.extra)
+
+
 class PredictCall:
     """Handler of one Predict call."""
 
-    __slots__ = ("_call", "_door", "_step", "_submitted")
+    __slots__ = ("_engine", "_step", "_submitted")
 
     def __init__(self, door: Door, call: Call) -> None:
-        self._door = door
-        self._call = call
-        self._step = Step("", None, {}, TFSERVING, self._answered)
+        self._engine = door.engine
+        self._step = _PredictStep(door, call)
         self._submitted = False
 
     def message(self, data: bytes) -> None:
         """Take the request."""
-        step, call, door = self._step, self._call, self._door
-        if call.deadline is not None:
-            step.deadline = call.deadline
+        step = self._step
+        door = step.door
         try:
             request = pb.PredictRequest.FromString(data)
         except DecodeError as error:
             text = f"the message is not a PredictRequest: {error}"
             raise RpcError(Status.INTERNAL, text) from None
+        spec = request.model_spec
+        step.model, step.version = spec.name, version_of(spec)
         try:
-            model = self._find(request.model_spec)
-            rows = door.fill(step, model, lambda s, sig: to_core.fill(s, request, sig))
-            to_core.apply_step_header(call.metadata.get(STEP), step)
+            model = describe.find(
+                door.catalog, step.model, step.version, lingering=True, unknown=PIPELINE_MISSING
+            )
+            rows = door.fill(step, model, partial(to_core.fill, request))
+            to_core.apply_step_header(step.call.metadata.get(STEP), step)
         except (RefusalError, ClientError) as error:
-            self._fail(failure(error, step, door.engine))
-            return
-        self._submitted = True
-        door.submit(step, model, rows)
-
-    def _find(self, spec: pb.ModelSpec) -> ServedModel:
-        step = self._step
-        step.model = spec.name
-        step.version = version_of(spec)
-        return describe.find(
-            self._door.catalog, spec.name, step.version, lingering=True, unknown=PIPELINE_MISSING
-        )
+            step.refuse(error)
+        else:
+            self._submitted = True
+            door.submit(step, model, rows)
 
     def half_close(self) -> None:
         """Note the end of the request; the reply comes when it comes."""
@@ -151,22 +182,7 @@ class PredictCall:
     def cancel(self) -> None:
         """Drop the step if it has not begun."""
         if self._submitted:
-            self._door.engine.cancel(self._step)
-
-    def _answered(self, outcome: Outcome) -> None:
-        call, step = self._call, self._step
-        if call.closed:
-            return
-        if not isinstance(outcome, Reply):
-            self._fail(failure(outcome, step, self._door.engine))
-            return
-        for name, value in reply_headers(outcome):
-            call.set_header(name, value)
-        call.send(from_core.write(outcome, step.model))
-        call.finish()
-
-    def _fail(self, what: Failure) -> None:
-        self._call.finish(what.status, what.message, what.extra)
+            self._engine.cancel(self._step)
 
 
 def version_of(spec: pb.ModelSpec) -> str:

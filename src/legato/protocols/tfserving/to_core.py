@@ -98,7 +98,7 @@ def _expected(key: _Identity) -> Expected:
 # -- gRPC -------------------------------------------------------------------------------------
 
 
-def fill(step: Step, request: pb.PredictRequest, signature: Signature) -> int:
+def fill(request: pb.PredictRequest, step: Step, signature: Signature) -> int:
     """Fill ``step`` from a request; return the number of rows that it carries.
 
     Raises:
