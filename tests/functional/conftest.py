@@ -133,6 +133,14 @@ def start(
     return served
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_folder_of_nobody(tmp_path_factory) -> Iterator[None]:
+    """Whatever a test starts without naming a folder keeps its sequences in a temporary one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("xdg")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[..., Served]]:
     """Return ``serve(*paths, **settings)``: a ready server, stopped after the module."""
