@@ -27,6 +27,9 @@ EXTENSIONS = (
 )
 """Server extensions that work here; clients look for them by these names."""
 
+RECEIPTS = "sequence_receipts"
+"""Parameter of a configuration: answers that are kept of a sequence, for repeated steps."""
+
 _BACKENDS = {"onnx": "onnxruntime", "python": "python", "openvino": "openvino", "torch": "pytorch"}
 _CONTROL_KINDS = {
     ControlKind.START: "CONTROL_SEQUENCE_START",
@@ -121,6 +124,7 @@ def model_config(model: ServedModel) -> config_pb.ModelConfig:
         )
     if signature.states:
         _describe_sequences(made.sequence_batching, model, batched=batched)
+        made.parameters[RECEIPTS].string_value = str(config.sequences.receipts)
     elif batched and signature.batching:
         made.dynamic_batching.max_queue_delay_microseconds = round(config.max_queue_delay_ms * 1000)
         made.dynamic_batching.preferred_batch_size.extend(config.preferred_batch_sizes)

@@ -16,7 +16,13 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from legato.core.errors import InputError, ServerError, UnknownModelError, UnknownSequenceError
+from legato.core.errors import (
+    CancelledStepError,
+    InputError,
+    ServerError,
+    UnknownModelError,
+    UnknownSequenceError,
+)
 from legato.protocols.kserve.datatypes import wire_name
 from legato.protocols.kserve.describe import client_inputs, may_be_left_out
 from legato.protocols.rpc.service import RpcError, Status
@@ -30,6 +36,9 @@ if TYPE_CHECKING:
 REASON = "legato-reason"
 EXPECTED_STEP = "legato-expected-step"
 RETRY_AFTER_MS = "legato-retry-after-ms"
+STATUS = "legato-status"
+STEP_CANCELLED = "step_cancelled"
+"""Reason of a step that was dropped; ``cancelled`` alone is how a sequence ended."""
 
 HTTP_STATUS = {
     Status.CANCELLED: 499,
@@ -265,4 +274,4 @@ def failure(error: ServerError | RpcError, step: Step, engine: EnginePort) -> Fa
 def _reason(error: ServerError) -> str:
     if isinstance(error, UnknownSequenceError) and error.ending is not None:
         return error.ending.reason.name.lower()
-    return error.code
+    return STEP_CANCELLED if isinstance(error, CancelledStepError) else error.code

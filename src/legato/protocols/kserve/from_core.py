@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from legato.protocols.kserve.datatypes import wire_name
+from legato.protocols.kserve.errors import STATUS
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.special import ID
 
@@ -129,12 +130,15 @@ def _head(
 
 
 def stream_error(failure: Failure, model: str, request_id: str) -> bytes:
-    """Return the message that tells a stream of a failed request."""
+    """Return the message that tells a stream of a failed request.
+
+    The stream goes on, so the gRPC status travels as a parameter.
+    """
     message = pb.ModelStreamInferResponse(error_message=failure.message or failure.status.name)
     response = message.infer_response
     response.model_name = model
     response.id = request_id
     response.parameters["triton_final_response"].bool_param = True
-    for key, value in failure.trailers():
+    for key, value in ((STATUS, failure.status.name), *failure.trailers()):
         response.parameters[key].string_param = value
     return message.SerializeToString()

@@ -154,6 +154,17 @@ def test_reason_of_an_ended_sequence_travels_beside_the_text(engine) -> None:
     assert dict(what.trailers()) == {"legato-reason": "expired"}
 
 
+def test_cancelled_sequence_and_dropped_step_have_different_reasons(engine) -> None:
+    """The first will never take a step again, the second may simply be sent again."""
+    ending = Ending(EndReason.CANCELLED, 3, 0.0)
+    step = Step("m", 7, {}, KSERVE)
+
+    over = failure(core.UnknownSequenceError(7, ending), step, engine)
+    dropped = failure(core.CancelledStepError(), step, engine)
+
+    assert (over.reason, dropped.reason) == ("cancelled", "step_cancelled")
+
+
 def test_step_errors_carry_the_expected_number(engine) -> None:
     """It stands in the text and in a trailer."""
     what = failure(core.StepGapError(9, 4), Step("m", 7, {}, KSERVE), engine)

@@ -83,10 +83,11 @@ def test_first_reply_tells_the_incarnation(kit) -> None:
 
 def test_stream_error_always_has_a_text() -> None:
     """Clients take an empty text for success, so a cancelled step says CANCELLED."""
-    message = stream_error(Failure(Status.CANCELLED, 499, "", reason="cancelled"), "m", "r")
+    message = stream_error(Failure(Status.CANCELLED, 499, "", reason="step_cancelled"), "m", "r")
 
     reply = pb.ModelStreamInferResponse.FromString(message)
 
     assert reply.error_message == "CANCELLED"
     assert reply.infer_response.id == "r"
-    assert reply.infer_response.parameters["legato-reason"].string_param == "cancelled"
+    assert reply.infer_response.parameters["legato-reason"].string_param == "step_cancelled"
+    assert reply.infer_response.parameters["legato-status"].string_param == "CANCELLED"

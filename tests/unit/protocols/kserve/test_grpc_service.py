@@ -86,6 +86,7 @@ def test_metadata_shows_an_open_batch_dimension(ask) -> None:
     assert config.WhichOneof("scheduling_choice") == "sequence_batching"
     assert config.sequence_batching.state[0].input_name == "SUM"
     assert config.HasField("model_transaction_policy")
+    assert config.parameters["sequence_receipts"].string_value == "1"
 
 
 def test_models_without_a_leading_batch_axis_have_full_shapes(engine, ask, kit) -> None:
