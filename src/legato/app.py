@@ -31,6 +31,7 @@ from legato.protocols.sequences import rest as sequences_rest
 from legato.protocols.sequences.api import Api
 from legato.protocols.tfserving import grpc_service as tfserving_service
 from legato.protocols.tfserving import rest as tfserving_rest
+from legato.protocols.torchserve import front as torchserve
 from legato.recorder.recorder import Recorder
 from legato.repository import ovms
 from legato.repository.loader import load_paths
@@ -77,6 +78,11 @@ class Server:
         self.recorder = Recorder(self.engine, options.data)
         self.catalog = _catalog(self.engine, options)
         self.api = Api(self.engine, self.recorder)
+        self.torchserve = (
+            torchserve.Front(self.engine, torchserve.Options.model_validate(options.torchserve))
+            if options.torchserve is not None
+            else None
+        )
         self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
         self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
 
@@ -95,6 +101,8 @@ class Server:
         for config in configs:
             await load_model(self.engine, config)
         await self.catalog.load()
+        if self.torchserve is not None:
+            await self.torchserve.start()
         self.recorder.watch_models()
         await self.engine.start()
         await self.catalog.watch()
@@ -105,13 +113,17 @@ class Server:
         """Take nothing new and finish what is in flight; false if time ran out."""
         done = await self.engine.drain(timeout_s)
         await asyncio.to_thread(self.recorder.writer.flush)
-        self.rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
+        for rpc in (self.rpc, self.torchserve):
+            if rpc is not None:
+                rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
         await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
         return done
 
     async def close(self) -> None:
         """Stop; what was recorded is written."""
         await self.catalog.close()
+        if self.torchserve is not None:
+            self.torchserve.close()
         await self.engine.close()
         await asyncio.to_thread(self.recorder.close)
 
@@ -267,7 +279,9 @@ class App:
         elif server is None:
             raise RuntimeError("a request came before start-up")
         elif scope["type"] == "http":
-            if server.rpc.wants(scope):
+            if server.torchserve is not None and server.torchserve.owns(scope):
+                await server.torchserve(scope, receive, send)
+            elif server.rpc.wants(scope):
                 await server.rpc(scope, receive, send)
             else:
                 await server.web(scope, KeptReceive(receive), send)

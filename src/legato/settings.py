@@ -57,6 +57,8 @@ class ServerSettings(BaseModel):
         extra_ports: Further ports of the same server.
         extra_addresses: Further addresses to listen on, each with its port.
         ovms: What ``legato ovms`` was asked for, see :class:`legato.repository.ovms.Options`.
+        torchserve: What ``legato torchserve`` was asked for, see
+            :class:`legato.protocols.torchserve.front.Options`.
         data: Folder of the store; ``None`` only for ``memory``.
         store: Where committed state lives.
         durability: What an acknowledged step survives: death of the process or of the machine.
@@ -80,6 +82,7 @@ class ServerSettings(BaseModel):
     extra_ports: tuple[Port, ...] = ()
     extra_addresses: tuple[tuple[str, Port], ...] = ()
     ovms: dict[str, Any] | None = None
+    torchserve: dict[str, Any] | None = None
     data: Path | None = None
     store: Literal["memory", "log", "sqlite"] = "log"
     durability: Literal["process", "disk"] = "process"
@@ -183,6 +186,11 @@ def default_folder(environment: Mapping[str, str]) -> Path:
 def server_settings(options: Mapping[str, Any]) -> ServerSettings:
     """Return the settings for these command line options in this environment."""
     return from_environment(options, os.environ)
+
+
+def environment() -> dict[str, str]:
+    """Return a copy of the environment, for files and commands that name its variables."""
+    return dict(os.environ)
 
 
 def server_address(option: str | None) -> str:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
         "See, branch, move, record and replay sequences.",
     ),
     "ovms": ("legato.cli.ovms", "Serve by the command line of OpenVINO Model Server."),
+    "torchserve": ("legato.cli.torchserve", "Serve by the command line of TorchServe."),
     "bench": ("legato.cli.bench", "Measure a KServe v2 server under load."),
 }
 

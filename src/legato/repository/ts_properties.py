@@ -50,9 +50,8 @@ KEYS: Final = frozenset(
 )
 """Every key that TorchServe reads; others are kept and passed over."""
 
-_IGNORED_TRUE: Final = {
+_NOT_SERVED: Final = {
     "enable_grpc_ssl": "TLS is not served on these ports",
-    "ts_open_inference_protocol": "the Open Inference Protocol is what 'legato serve' speaks",
 }
 
 
@@ -211,8 +210,8 @@ class Properties:
         Raises:
             ConfigError: One is impossible, or not served here.
         """
-        for key, why in _IGNORED_TRUE.items():
-            if values.get(key, "").lower() in (_TRUE, "oip"):
+        for key, why in _NOT_SERVED.items():
+            if values.get(key, "").lower() in (_TRUE,):
                 raise ConfigError(f"{why}", key=key, fix="remove it, or put a proxy in front")
         metrics = _flag(values, "enable_metrics_api", default=True)
         return cls(

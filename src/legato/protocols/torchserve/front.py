@@ -34,6 +34,7 @@ from legato.repository.ts_properties import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
     from legato.engine.engine import Engine
     from legato.protocols.rpc.service import Call, Status
     from legato.protocols.torchserve.tokens import Kind
@@ -49,7 +50,6 @@ class Options(BaseModel):
     Attributes:
         properties: Keys of config.properties, flags included.
         model_store: Folder of archives.
-        models: ``file``, ``name=file`` or ``all``.
         key_file: Where the keys are; ``None`` = nobody needs one.
         model_api: Clients may register and unregister models.
         snapshots: Folder for snapshots; ``None`` = none are written.
@@ -59,7 +59,6 @@ class Options(BaseModel):
 
     properties: dict[str, str] = {}
     model_store: Path
-    models: tuple[str, ...] = ()
     key_file: Path | None = None
     model_api: bool = False
     snapshots: Path | None = None
@@ -72,9 +71,6 @@ class Front:
         engine: Serves the models.
         options: What was asked for.
         wall: Wall-clock seconds.
-
-    Attributes:
-        ports: Ports of these APIs.
     """
 
     def __init__(
@@ -117,10 +113,9 @@ class Front:
     def __repr__(self) -> str:
         return f"<Front ports={sorted(self._served)} {self.registry!r}>"
 
-    @property
-    def ports(self) -> tuple[int, ...]:
-        """Ports of these APIs."""
-        return tuple(self._served)
+    def owns(self, scope: Any) -> bool:
+        """Whether a request came in on a port of these APIs."""
+        return scope["server"][1] in self._served
 
     # -- life -----------------------------------------------------------------------------
 
@@ -131,8 +126,10 @@ class Front:
             ConfigError: Something cannot be loaded.
         """
         snapshot = self._properties.mapping(SNAPSHOT_KEY).get("models", {})
-        load = list(self._options.models or self._properties.texts("load_models"))
-        await self.registry.start(load, snapshot if isinstance(snapshot, dict) else {})
+        await self.registry.start(
+            list(self._properties.texts("load_models")),
+            snapshot if isinstance(snapshot, dict) else {},
+        )
         self._snapshot("startup")
 
     def close(self) -> None:
@@ -148,7 +145,9 @@ class Front:
         folder = self._options.snapshots
         if folder is None:
             return
-        values = {k: v for k, v in self._options.properties.items() if k != SNAPSHOT_KEY}
+        # What is loaded now says what is loaded next time.
+        left_out = (SNAPSHOT_KEY, "load_models")
+        values = {k: v for k, v in self._options.properties.items() if k not in left_out}
         now = datetime.fromtimestamp(self._wall()).astimezone()
         try:
             write_snapshot(folder, kind, values, self.registry.snapshot(), now)

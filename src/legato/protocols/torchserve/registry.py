@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from legato.core.errors import ConfigError, ServerError
+from legato.engine.follower import load_model
 from legato.engine.manage import Manager
 from legato.observe.log import get_logger
 from legato.protocols.torchserve import errors
@@ -344,7 +345,7 @@ class Registry:
     async def _load(self, one: Registered, count: int) -> None:
         config = one.config.model_copy(update={"instances": count})
         try:
-            one.handle = await self.engine.load(config)
+            one.handle = await load_model(self.engine, config)
         except (ConfigError, ServerError) as error:
             log.warning("model_not_loaded", model=one.name, error=str(error))
             raise Failure(
