@@ -110,6 +110,13 @@ class Scheduler(Generic[W]):
             return None
         return min(work.arrived for work in self._ready) + self.policy.max_delay_s
 
+    def clear(self) -> list[W]:
+        """Take everything, whether it should wait or not."""
+        taken = list(self._ready)
+        self._ready.clear()
+        self._urgent = 0
+        return taken
+
     def remove(self, gone: Iterable[W]) -> None:
         """Drop work that must not run any more."""
         ids = set(map(id, gone))

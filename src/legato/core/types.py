@@ -361,6 +361,7 @@ class Step:
             its bytes and what the model says of it. Answers of a continued stream were
             committed before; those that a handler sends in the middle of a call were not,
             because TorchServe's wire demands them at once (the one exception to D1).
+        again: How often it was run before: each run but the last gave a part of the answer.
         cancelled, arrived, digest, group: Filled in by the engine.
     """
 
@@ -381,6 +382,7 @@ class Step:
     level: str = ""
     partial: Callable[[bytes, dict[str, Any]], None] | None = None
     cancelled: bool = False
+    again: int = 0
     arrived: float = 0.0
     digest: bytes = b""
     group: Any = None

@@ -86,6 +86,11 @@ class StateLayout:
         self.fixed = all(
             -1 not in spec.shape and spec.rule is not UpdateRule.APPEND for spec in self.specs
         )
+        self.uniform = all(
+            spec.ragged or (-1 not in spec.shape and spec.rule is not UpdateRule.APPEND)
+            for spec in self.specs
+        )
+        """Rows share a call whatever the shapes of their states are."""
         shapes = tuple(tuple(max(n, 0) for n in spec.shape) for spec in self.specs)
         self._zero = StateRow(tuple(map(self._first_value, self.specs, shapes)), shapes)
         self._from_client = tuple(
@@ -121,6 +126,12 @@ class StateLayout:
             shapes[at] = value.shape
         return StateRow(tuple(data), tuple(shapes))
 
+    def shapes_in_common(self, row: StateRow) -> tuple[tuple[int, ...], ...]:
+        """Give the shapes that all rows of a call must have."""
+        return tuple(
+            shape for spec, shape in zip(self.specs, row.shapes, strict=True) if not spec.ragged
+        )
+
     def fits(self, row: StateRow) -> bool:
         """Tell whether a stored row has this model's number of states, shapes and sizes."""
         if len(row.data) != len(self.specs):
@@ -145,6 +156,11 @@ class StateLayout:
         states: dict[str, Array] = {}
         windows: dict[str, Array] = {}
         for at, spec in enumerate(self.specs):
+            if spec.ragged:
+                column = np.empty(len(rows), object)
+                column[:] = [row.data[at] for row in rows]
+                states[spec.name] = column
+                continue
             value = join_rows(
                 [row.data[at] for row in rows],
                 rows[0].shapes[at],
@@ -198,6 +214,12 @@ class StateLayout:
             if spec.rule is UpdateRule.KEEP_IF_EMPTY and value.size == 0:
                 columns.append([row.data[at] for row in old])
                 varying[at] = [row.shapes[at] for row in old]
+                shapes.append(())
+                continue
+            if spec.ragged:
+                data = _ragged_rows(spec, value, count)
+                columns.append(data)
+                varying[at] = [(1, len(blob)) for blob in data]
                 shapes.append(())
                 continue
             self._check(spec, self._dtypes[at], value, count)
@@ -276,6 +298,14 @@ class StateLayout:
                     f"the model gave shape {value.shape}"
                 )
                 raise SignatureError(msg)
+
+
+def _ragged_rows(spec: StateSpec, value: Array, count: int) -> list[bytes]:
+    rows: list[Any] = value.tolist()
+    if value.shape != (count,) or not all(type(blob) is bytes for blob in rows):
+        msg = f"state '{spec.name}' must be {count} byte strings, the model gave other things"
+        raise SignatureError(msg)
+    return rows
 
 
 class OutputLayout:

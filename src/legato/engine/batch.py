@@ -13,16 +13,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from legato.core.errors import ClientError, ModelError, PoisonError, ServerError
+from legato.core.errors import (
+    ClientError,
+    InstanceGoneError,
+    ModelError,
+    PoisonError,
+    ServerError,
+)
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.engine.arena import OutputLayout, StateLayout
-from legato.runtimes.base import RowInfo, StepBatch
+from legato.runtimes.base import StepBatch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from legato.core.types import Array, OutputHeader, Signature, StateRow, TensorSpec
-    from legato.runtimes.base import Runtime
+    from legato.runtimes.base import RowInfo, Runtime
 
 
 class BatchRow(NamedTuple):
@@ -34,11 +40,20 @@ class BatchRow(NamedTuple):
 
 
 class RowResult(NamedTuple):
-    """What a row got: outputs and next state."""
+    """What a row got: outputs and next state.
+
+    Attributes:
+        again: An answer that is not the last one: the request is run again.
+        over: The model says that the sequence ends here.
+        bound: Part of the state is in the memory of the instance alone.
+    """
 
     headers: tuple[OutputHeader, ...]
     data: tuple[bytes, ...]
     state: StateRow
+    again: tuple[bytes, dict[str, Any]] | None = None
+    over: bool = False
+    bound: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,13 +104,21 @@ class Batcher:
         started = time.perf_counter()
         try:
             results = self._call(runtime, rows)
+        except InstanceGoneError as error:  # no row is at fault yet, and none can run here
+            gone: list[RowResult | ServerError] = [error] * len(rows)
+            return BatchOutcome(gone, time.perf_counter() - started)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code
             if len(rows) == 1:
                 failed: list[RowResult | ServerError] = [as_model_error(error)]
                 return BatchOutcome(failed, time.perf_counter() - started)
+            reason = as_model_error(error)
         else:
             return BatchOutcome(results, time.perf_counter() - started)
-        alone = [self.run(runtime, (row,)).rows[0] for row in rows]
+        alone: list[RowResult | ServerError] = [
+            # What has answered in part must not answer twice.
+            reason if _has_begun(row.info) else self.run(runtime, (row,)).rows[0]
+            for row in rows
+        ]
         return BatchOutcome(alone, time.perf_counter() - started, len(rows))
 
     def _call(self, runtime: Runtime, rows: Sequence[BatchRow]) -> list[RowResult | ServerError]:
@@ -112,6 +135,12 @@ class Batcher:
         done: list[RowResult | ServerError] = [
             RowResult(headers, values, state) for values, state in zip(data, next_rows, strict=True)
         ]
+        for at in {*result.again, *result.over, *result.bound}:
+            row = done[at]
+            if isinstance(row, RowResult):
+                done[at] = row._replace(
+                    again=result.again.get(at), over=at in result.over, bound=at in result.bound
+                )
         for at, error in result.failed.items():
             done[at] = as_model_error(error)
         if self._reject_non_finite:
@@ -211,6 +240,10 @@ def _told(kind: ControlKind | None, info: RowInfo) -> bool:
     if kind is ControlKind.END:
         return info.end
     return True  # READY: every row of a batch is a real one
+
+
+def _has_begun(info: RowInfo) -> bool:
+    return info.partial is not None and info.partial.used
 
 
 def _as_id(correlation_id: int | str, dtype: str) -> Any:

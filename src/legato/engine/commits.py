@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import (
     BusyError,
@@ -20,6 +20,7 @@ from legato.engine.admission import internal_error
 from legato.engine.table import Model
 from legato.faults import fault
 from legato.observe.log import get_logger
+from legato.runtimes.base import AGAIN
 from legato.stores.base import Commit, Duplicate, Ok
 
 if TYPE_CHECKING:
@@ -128,8 +129,9 @@ class Commits:
             work.number, step.request_id.encode(), step.digest,
             handle.receipts.encode(reply.headers, reply.data),
         )  # fmt: skip
-        state = _NO_STATE if step.end else row.state
-        end = EndReason.ENDED if step.end else None
+        over = (step.end or row.over) and row.again is None
+        state = _NO_STATE if over else row.state
+        end = EndReason.ENDED if over else None
         waited = now - step.arrived
         if work.create or head is None:
             config = handle.config.sequences
@@ -212,7 +214,12 @@ class Commits:
             reply.durability = result.level
             work.handle.statistics.applied += 1
             self._moved(work, entry, row)
-            self._engine.finish(work.step, reply)
+            if row.again is None:
+                self._engine.finish(work.step, reply)
+            else:
+                self.tell_part(work, row.again)
+                work.step.incarnation = entry.incarnation
+                sequence.steps.append(work.step)
         elif isinstance(result, Duplicate):
             # This very commit stands already: a reply was lost between the store and us.
             # Its bytes are the reply, whoever computed them (D3).
@@ -231,6 +238,24 @@ class Commits:
             self._residence.forget(sequence)
             sequence.steps.appendleft(work.step)
 
+    def tell_part(self, work: Work, again: tuple[bytes, dict[str, Any]]) -> None:
+        """Give an answer that is not the last, and get the request ready to be run again.
+
+        What it came from is committed (D1); the next part is a step of its own (D2), so a
+        request of the same sequence that came meanwhile, a cancel perhaps, goes first.
+        """
+        step = work.step
+        if step.partial is not None:
+            try:
+                step.partial(*again)
+            except Exception:
+                log.exception("reply_callback_failed", model=step.model)
+        step.again += 1
+        step.start = step.restart = False
+        step.number, step.request_id, step.digest = 0, "", b""
+        step.parameters = {**step.parameters, AGAIN: step.again}
+        work.arrived = step.arrived = self._engine.clock()
+
     def _moved(self, work: Work, entry: Commit, row: RowResult) -> None:
         """A step is committed: the copy in memory follows the record."""
         sequence, handle = work.sequence, work.handle
@@ -244,7 +269,7 @@ class Commits:
                 entry.dialect, time.time(), entry.ttl_s, entry.level,
             )  # fmt: skip
             # A version that was replaced meanwhile takes no further step.
-            sequence.handle = handle if handle.ready else None
+            sequence.handle = handle if handle.serving else None
             if handle.pinned is not None:  # it gave way while this step was under way
                 handle.pinned[sequence.key] = entry.incarnation
             self._residence.bytes += row.state.nbytes

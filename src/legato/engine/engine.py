@@ -17,6 +17,7 @@ from legato.core.errors import (
     ConfigError,
     DeadlineError,
     DrainingError,
+    InstanceGoneError,
     SequenceLimitError,
     ServerError,
     UnknownModelError,
@@ -29,6 +30,7 @@ from legato.core.types import (
     SequenceKey,
     StateRow,
 )
+from legato.engine import process
 from legato.engine.admission import Admission
 from legato.engine.commits import Commits
 from legato.engine.committer import Committer
@@ -36,6 +38,7 @@ from legato.engine.model import ModelHandle
 from legato.engine.residence import Residence
 from legato.engine.succession import Succession
 from legato.engine.table import Model
+from legato.engine.workers import Workers
 from legato.observe.log import get_logger
 from legato.repository.loader import content_digest
 from legato.runtimes import registry
@@ -116,6 +119,7 @@ class Engine:
         self._ticker: asyncio.Task[None] | None = None
         self._quiet = asyncio.Event()
         self._succession = Succession(self.manage, self._retire, clock)
+        self._workers = Workers(self._pump, self.fail)
         self.admission = Admission(self)
         self.commits = Commits(self)
 
@@ -155,6 +159,7 @@ class Engine:
                 for instance in handle.instances:
                     instance.close()
         self.tables.clear()
+        await self._workers.closed()
         if hasattr(self, "committer"):
             self.committer.close()
         self.store.close()
@@ -173,15 +178,10 @@ class Engine:
             ConfigError: The model cannot be served as configured.
         """
         digest = await asyncio.to_thread(content_digest, config)
-        runtimes: list[Runtime] = []
-        try:
-            while len(runtimes) < config.instances:
-                runtimes += [await asyncio.to_thread(registry.build, config)]
-        except BaseException:
-            for runtime in runtimes:
-                runtime.close()
-            raise
-        handle = ModelHandle(config, runtimes, digest)
+        runtimes = await self._build(config, config.instances)
+        signature = None if runtimes else registry.signature_of(config)
+        handle = ModelHandle(config, runtimes, digest, signature)
+        handle.post = self.loop.call_soon_threadsafe
         for instance in handle.instances:
             instance.suspicion = self.suspicion
         model = self.tables.get(config.name)
@@ -203,6 +203,49 @@ class Engine:
         self.admission.room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
         return handle
+
+    async def _build(self, config: ModelConfig, count: int) -> list[Runtime]:
+        """Load so many copies of a model, off the loop."""
+        build: Callable[[ModelConfig], Runtime] = registry.build
+        if config.instance == "process":
+            build = process.build
+        runtimes: list[Runtime] = []
+        try:
+            while len(runtimes) < count:
+                runtimes += [await asyncio.to_thread(build, config)]
+        except BaseException:
+            for runtime in runtimes:
+                runtime.close()
+            raise
+        return runtimes
+
+    async def scale(self, handle: ModelHandle, least: int, most: int) -> int:
+        """Run at least and at most so many instances of a model version from now on.
+
+        Nothing happens to a number in between. Instances that go finish the plan in hand;
+        no sequence loses its state.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            ConfigError: The bounds are wrong, or a further copy cannot be loaded.
+        """
+        if not 0 <= least <= most:
+            raise ConfigError(f"cannot run between {least} and {most} instances")
+        async with handle.scaling:
+            while handle.serving and len(handle.instances) < least:
+                (runtime,) = await self._build(handle.config, 1)
+                instance = handle.make_instance(runtime)
+                instance.suspicion = self.suspicion
+                if not handle.serving:  # unloaded meanwhile
+                    await asyncio.to_thread(instance.close)
+                    break
+                self._workers.add(handle, instance)
+            if len(handle.instances) > most:
+                await self._workers.shrink(handle, len(handle.instances) - most)
+            log.info("model_scaled", model=handle.name, instances=len(handle.instances))
+            return len(handle.instances)
 
     async def _let_go(self, model: Model, gone: list[ModelHandle], *, keep_sequences: bool) -> None:
         """Free versions that are served no more, or let their sequences go on to their end."""
@@ -250,11 +293,15 @@ class Engine:
             del self.tables[model.name]
 
     async def _retire(self, handle: ModelHandle) -> None:
-        handle.ready = False
+        handle.serving = False
         # Polled, because it is rare: an event would cost every model call.
-        while len(handle.free) < len(handle.instances) or len(handle.scheduler):  # noqa: ASYNC110
+        while (
+            len(handle.free) + len(handle.down) < len(handle.instances) or len(handle.scheduler)
+        ):
+            if len(handle.down) == len(handle.instances):
+                self._workers.refuse(handle)
             await asyncio.sleep(0.005)
-        for instance in handle.instances:
+        for instance in list(handle.instances):
             await asyncio.to_thread(instance.close)
 
     def _forget_pinned(self, model: Model, handle: ModelHandle) -> None:
@@ -356,9 +403,12 @@ class Engine:
                     handle.wake_scheduled = True
                     self.loop.call_soon(self._pump, handle)
                 return
-            instance = handle.free.pop()
+            chosen = self._workers.choose(handle, plan)
             handle.statistics.running += len(plan)
-            instance.submit(plan, self._done_in_thread)
+            if chosen is not None:
+                chosen.submit(plan, self._done_in_thread)
+        if len(scheduler) and len(handle.down) == len(handle.instances):
+            self._workers.refuse_hopeless(handle)
         if handle.timer is not None:
             handle.timer.cancel()
             handle.timer = None
@@ -387,8 +437,13 @@ class Engine:
     def _back_on_loop(self, instance: Instance, plan: list[Work], outcome: BatchOutcome) -> None:
         handle = instance.handle
         handle.statistics.running -= len(plan)
-        handle.free.append(instance)
+        waiting = None
+        if self._workers.ran(instance, plan, outcome):
+            handle.free.append(instance)
+            waiting = self._workers.waiting(instance)
         self._ran(handle, plan, outcome)
+        if waiting is not None:
+            instance.submit(waiting, self._done_in_thread)
         if len(handle.scheduler):
             self._pump(handle)
 
@@ -407,7 +462,11 @@ class Engine:
         calls[1] += outcome.compute_s
         done: list[tuple[Work, RowResult]] = []
         for work, row in zip(plan, outcome.rows, strict=True):
-            if isinstance(row, ServerError):
+            if isinstance(row, InstanceGoneError):
+                problem = self._workers.retry(work, row)
+                if problem is not None:
+                    self.fail(work, problem)
+            elif isinstance(row, ServerError):
                 self.fail(work, row)
             else:
                 done.append((work, row))
@@ -418,6 +477,10 @@ class Engine:
         else:
             for work, row in done:
                 statistics.applied += 1
+                if row.again is not None:
+                    self.commits.tell_part(work, row.again)
+                    self.schedule(handle, work)
+                    continue
                 self.finish(work.step, self.commits.reply(work, row, "none", b""))
 
     def count_end(self, handle: ModelHandle, cid: CorrelationId, reason: EndReason) -> None:
@@ -546,7 +609,9 @@ class Engine:
         """Expire what is idle, let the store tidy up."""
         while True:
             await asyncio.sleep(1.0)
-            for chore in (self.sweep, self._maintain, self._retire_old_versions):
+            for chore in (
+                self._watch_workers, self.sweep, self._maintain, self._retire_old_versions,
+            ):  # fmt: skip
                 try:
                     await chore()
                 except Exception as error:
@@ -555,6 +620,11 @@ class Engine:
                     if getattr(error, "fatal", False):
                         self.on_fatal(error)
                 self._look_after_store()
+
+    async def _watch_workers(self) -> None:
+        for model in self.tables.values():
+            for handle in (*model.versions.values(), *model.lingering):
+                self._workers.look_after(handle)
 
     async def _retire_old_versions(self) -> None:
         for model in [m for m in self.tables.values() if m.lingering]:

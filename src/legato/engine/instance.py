@@ -33,6 +33,7 @@ def rows_of(plan: list[Work]) -> list[BatchRow]:
                 work.number == 1,
                 work.step.end,
                 work.step.parameters,
+                work.partial() if work.step.partial is not None else None,
             ),
         )
         for work in plan
@@ -49,7 +50,9 @@ class Instance:
         self.handle = handle
         self.runtime = runtime
         self.suspicion: Suspicion | None = None
-        self._plans: queue.SimpleQueue[tuple[list[Work], Done] | None] = queue.SimpleQueue()
+        self._plans: queue.SimpleQueue[
+            tuple[list[Work], Done] | Callable[[], object] | None
+        ] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
     def run(self, plan: list[Work]) -> BatchOutcome:
@@ -70,15 +73,26 @@ class Instance:
 
     def submit(self, plan: list[Work], done: Done) -> None:
         """Run a plan in the instance's thread; ``done`` is called there."""
+        self._start_thread()
+        self._plans.put((plan, done))
+
+    def call(self, job: Callable[[], object]) -> None:
+        """Do something else in the instance's thread, after the plans that it has."""
+        self._start_thread()
+        self._plans.put(job)
+
+    def _start_thread(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(
                 target=self._loop, name=f"legato-{self.handle.name}", daemon=True
             )
             self._thread.start()
-        self._plans.put((plan, done))
 
     def _loop(self) -> None:
         while (item := self._plans.get()) is not None:
+            if callable(item):
+                item()
+                continue
             plan, done = item
             done(self, plan, self.run(plan))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,11 +14,12 @@ from legato.core.scheduler import Policy, Scheduler
 from legato.core.types import InputKind, UpdateRule
 from legato.engine.batch import Batcher
 from legato.engine.instance import Instance
+from legato.engine.process import ProcessRuntime
 from legato.engine.statistics import ModelStatistics
+from legato.engine.workers import ProcessInstance, WorkerStatus
 
 if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from legato.core.types import Array, SequenceKey, Signature, Step, TensorSpec
     from legato.engine.work import Work
@@ -34,24 +36,35 @@ class ModelHandle:
         signature: Inputs, outputs and states.
         digest: Content of the model file, 16 hex digits.
         statistics: Running totals.
-        ready: Takes steps; false while it unloads.
+        serving: Takes steps; false while it unloads.
         stateful: Has state, so its steps belong to sequences.
         pinned: Incarnations of the sequences that live on it, once it gives way to another
             version (see :mod:`legato.engine.succession`); ``None`` before that.
         waits_for_live: A batch waits for sequences that live now, and for no others.
         gave_way_at: When that was, in monotonic seconds.
         searched: ``pinned`` is complete.
+        instances: All loaded copies; ``free`` are those without a plan, ``down`` those whose
+            worker process is dead.
+        sticky: Sequences go to the worker that ran them last, where it is free.
+        scaling: Held while the number of instances is changed.
+        post: Calls a function on the event loop; from any thread.
     """
 
-    def __init__(self, config: ModelConfig, runtimes: Sequence[Runtime], digest: str) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        runtimes: Sequence[Runtime],
+        digest: str,
+        signature: Signature | None = None,
+    ) -> None:
         self.name = config.name
         self.version = config.version
         self.config = config
         self.digest = digest
-        self.signature: Signature = runtimes[0].signature
+        self.signature: Signature = signature or runtimes[0].signature
         self.statistics = ModelStatistics()
         self.receipts = ReplyEncoder()
-        self.ready = True
+        self.serving = True
         self.stateful = bool(self.signature.states)
         self.pinned: dict[SequenceKey, bytes] | None = None
         self.gave_way_at = 0.0
@@ -67,8 +80,12 @@ class ModelHandle:
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
         self.waits_for_live = self.stateful and config.wait_for == "live"
-        self.instances = [Instance(self, runtime) for runtime in runtimes]
+        self.sticky = bool(config.options.get("sticky")) and config.instance == "process"
+        self.instances = [self.make_instance(runtime) for runtime in runtimes]
         self.free = list(self.instances)
+        self.down: set[Instance] = set()
+        self.scaling = asyncio.Lock()
+        self.post: Callable[..., Any] = _nowhere
         self.wake_scheduled = False
         self.timer: asyncio.TimerHandle | None = None
         self.mean_call_s: float | None = None
@@ -90,9 +107,28 @@ class ModelHandle:
         """Tell whether it goes on with state that was written by this content (D8)."""
         return digest == self.digest or digest in self.config.compatible_with
 
+    def make_instance(self, runtime: Runtime) -> Instance:
+        """Put a loaded copy to work; it takes no plans before it is among ``free``."""
+        kind = ProcessInstance if isinstance(runtime, ProcessRuntime) else Instance
+        return kind(self, runtime)  # type: ignore[arg-type]  # the kind goes with the runtime
+
+    @property
+    def ready(self) -> bool:
+        """It takes steps, and something is there to run them."""
+        return self.serving and any(
+            one not in self.down and (not isinstance(one, ProcessInstance) or one.alive)
+            for one in self.instances
+        )
+
+    def workers(self) -> list[WorkerStatus]:
+        """The worker processes, in the order of their start; none for threads."""
+        return [one.status() for one in self.instances if isinstance(one, ProcessInstance)]
+
     @property
     def inline(self) -> bool:
         """Whether a model call is short enough to run on the event loop."""
+        if self.config.instance == "process":
+            return False  # it may take as long as its time limit
         execution = self.config.execution
         if execution != "auto":
             return execution == "inline"
@@ -164,6 +200,10 @@ class ModelHandle:
             else:
                 key.append(value.shape)
         return tuple(key)
+
+
+def _nowhere(*_call: object) -> None:
+    """Stand in for the loop, where there is none."""
 
 
 INLINE_BELOW_S = 0.0015

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from legato.runtimes.base import Partial
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from legato.core.types import RecordHead, SequenceKey, StateRow, Step
+    from legato.engine.instance import Instance
     from legato.engine.model import ModelHandle
 
 
@@ -24,11 +30,13 @@ class Sequence:
         in_backlog: It waits for room among the live sequences.
         fresh: ``head`` was read since the step at hand came to be decided.
         contested: How often in a row its commits were refused by the store.
+        home: The instance that ran its last step, where that matters.
+        bound: Part of its state is in the memory of ``home`` alone.
     """
 
     __slots__ = (
-        "busy", "contested", "fresh", "handle", "head", "in_backlog", "key", "loaded", "state",
-        "steps",
+        "bound", "busy", "contested", "fresh", "handle", "head", "home", "in_backlog", "key",
+        "loaded", "state", "steps",
     )  # fmt: skip
 
     def __init__(self, key: SequenceKey) -> None:
@@ -42,6 +50,8 @@ class Sequence:
         self.in_backlog = False
         self.fresh = False
         self.contested = 0
+        self.home: Instance | None = None
+        self.bound = False
 
     @property
     def live(self) -> bool:
@@ -59,11 +69,16 @@ class Sequence:
 
 
 class Work:
-    """A step on its way through the model: satisfies ``core.scheduler.Schedulable``."""
+    """A step on its way through the model: satisfies ``core.scheduler.Schedulable``.
+
+    Attributes:
+        deaths: Workers that died while they ran it.
+        alone: It shares a model call with no other step.
+    """
 
     __slots__ = (
-        "arrived", "create", "group", "handle", "incarnation", "number", "priority", "replaces",
-        "sequence", "state", "step",
+        "_partial", "alone", "arrived", "create", "deaths", "group", "handle", "incarnation",
+        "number", "priority", "replaces", "sequence", "state", "step",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +94,29 @@ class Work:
         self.incarnation = b""
         self.arrived = step.arrived
         self.priority = step.priority
+        self.deaths = 0
+        self.alone = False
+        self._partial: Partial | None = None
         # Fixed-shape models with no scalars have one group; others compare shapes and values.
-        fixed = handle.batcher.states.fixed
-        self.group: Any = step.group if fixed else (step.group, state.shapes)
+        layout = handle.batcher.states
+        self.group: Any = (
+            step.group if layout.uniform else (step.group, layout.shapes_in_common(state))
+        )
+        if sequence.home is not None and (sequence.bound or handle.sticky):
+            self.group = (self.group, id(sequence.home))
+
+    @property
+    def begun(self) -> bool:
+        """Part of its answer has left."""
+        return self._partial is not None and self._partial.used
+
+    def set_alone(self) -> None:
+        """Let it share no model call from now on."""
+        self.alone = True
+        self.group = ("alone", id(self))
+
+    def partial(self) -> Partial:
+        """The way to the client for answers that are not the last; made for each run."""
+        send: Callable[..., None] = functools.partial(self.handle.post, self.step.partial)
+        self._partial = Partial(send)
+        return self._partial

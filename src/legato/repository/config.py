@@ -83,9 +83,6 @@ class WorkerConfig(_Strict):
     response_timeout_s: float = Field(
         default=120.0, gt=0, description="longest model call; then the worker is killed"
     )
-    max_retry_s: float = Field(
-        default=300.0, ge=0, description="failing starts are told as healthy for so long"
-    )
     python: str | None = Field(default=None, description="another interpreter than the server's")
     path: list[str] = Field(default=[], description="further folders to import from")
     environment: dict[str, str] = {}

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from legato.repository.ts_archive import Archive
-
 SEQUENCE_ID: Final = "ts_request_sequence_id"
 SEQUENCE_START: Final = "ts_request_sequence_start"
 SEQUENCE_END: Final = "ts_request_sequence_end"
@@ -120,7 +118,9 @@ def load_archive(
     Raises:
         ConfigError: There is no such archive, it is broken, or names no handler.
     """
-    given = settings if isinstance(settings, ArchiveSettings) else ArchiveSettings.of(settings or {})
+    given = settings
+    if not isinstance(given, ArchiveSettings):
+        given = ArchiveSettings.of(given or {})
     archive = open_archive(path, given.workspace)
     name = name or str(archive.model.get("modelName") or _name_of(path))
     keys, notes = _merged(archive.keys, given)
@@ -136,8 +136,6 @@ def load_archive(
         venv = flag(keys, "useVenv")
         installed = install_requirements(archive, place, name, venv=venv)
     wanted = limits(keys, job_queue_size=given.job_queue_size)
-    if flag(keys, "sequenceBatching"):
-        wanted["max_queue_delay_ms"] = 0.0  # whatever is ready goes; while it runs, the next gathers
     if flag(keys, "continuousBatching"):
         wanted["max_batch_size"] *= 2
     return ModelConfig(
@@ -192,7 +190,8 @@ def _merged(yaml: Mapping[str, Any], given: ArchiveSettings) -> tuple[dict[str, 
         value = integer(given.model, key)
         if value > 0:
             keys[key] = value
-    keys.update(_given(responseTimeout=given.response_timeout, startupTimeout=given.startup_timeout))
+    asked = (given.response_timeout, given.startup_timeout)
+    keys.update(_given(responseTimeout=asked[0], startupTimeout=asked[1]))
     for key, kind in _TYPES.items():
         if key not in yaml:
             continue
@@ -231,7 +230,6 @@ def _worker(keys: Mapping[str, Any], given: ArchiveSettings, installed: Installe
     return WorkerConfig(
         startup_timeout_s=float(integer(keys, "startupTimeout", _SECONDS)),
         response_timeout_s=float(integer(keys, "responseTimeout", _SECONDS)),
-        max_retry_s=float(max(0, integer(keys, "maxRetryTimeoutInSec", 300))),
         python=installed.python or None,
         path=[installed.path] if installed.path else [],
         hide_variables=given.blacklist_env_vars,

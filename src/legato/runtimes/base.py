@@ -10,9 +10,30 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Collection, Mapping
 
     from legato.core.types import Array, CorrelationId, EndReason, Signature
+
+
+AGAIN = "legato_again"
+"""Parameter of a row that is run again: how often it was run before."""
+
+
+class Partial:
+    """Takes answers of a row that are not its last, while the call goes on.
+
+    Attributes:
+        used: Something was sent; the row must not be run again, or the client gets it twice.
+    """
+
+    def __init__(self, send: Callable[[bytes, dict[str, Any]], None]) -> None:
+        self._send = send
+        self.used = False
+
+    def __call__(self, body: bytes, meta: dict[str, Any]) -> None:
+        """Send an answer; from any thread."""
+        self.used = True
+        self._send(body, meta)
 
 
 class RowInfo(NamedTuple):
@@ -23,6 +44,7 @@ class RowInfo(NamedTuple):
     start: bool
     end: bool
     parameters: Mapping[str, Any]
+    partial: Partial | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,11 +73,18 @@ class StepResult:
         state: State name to the output that feeds it (before its update rule),
             same row order. WRITE_ONCE states are read at the first step only.
         failed: Row to its error; the other rows are valid.
+        again: Row to an answer that is not its last: what this call gave is committed, the
+            answer goes out, and the same request is run again as a further step.
+        over: Rows whose sequence ends with this step by the model's own word.
+        bound: Rows part of whose state the instance has in its memory alone.
     """
 
     outputs: Mapping[str, Array]
     state: Mapping[str, Array]
     failed: Mapping[int, Exception] = field(default_factory=dict)
+    again: Mapping[int, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
+    over: Collection[int] = ()
+    bound: Collection[int] = ()
 
 
 class Runtime(Protocol):

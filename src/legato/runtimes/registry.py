@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from legato.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from legato.core.types import Signature
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import Runtime
 
@@ -15,6 +16,7 @@ _RUNTIMES = {
     "onnx": "legato.runtimes.onnx",
     "openvino": "legato.runtimes.openvino",
     "python": "legato.runtimes.python",
+    "torchserve": "legato.runtimes.torchserve",
 }
 
 
@@ -34,3 +36,16 @@ def build(config: ModelConfig) -> Runtime:
         )
     runtime: Runtime = import_module(module).load(config)
     return runtime
+
+
+def signature_of(config: ModelConfig) -> Signature:
+    """Say what a model takes and gives without loading it, where its kind decides that.
+
+    Raises:
+        ConfigError: It must be loaded to know.
+    """
+    if config.runtime != "torchserve":
+        raise ConfigError("needs an instance", file=str(config.folder), key="instances")
+    from legato.runtimes.torchserve.signature import signature_of as of_archive
+
+    return of_archive(config)

@@ -119,9 +119,7 @@ def to_step(
 
 def from_reply(reply: Reply) -> Answer:
     """Read the reply to a step."""
-    values = {
-        header.name: blob[4:] for header, blob in zip(reply.headers, reply.data, strict=True)
-    }
+    values = {header.name: blob[4:] for header, blob in zip(reply.headers, reply.data, strict=True)}
     return Answer.of(values[RESPONSE], orjson.loads(values[META]))
 
 

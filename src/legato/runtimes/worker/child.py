@@ -1,0 +1,137 @@
+"""The loop of a worker process: load the model, answer one call at a time, end with the parent."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import traceback
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from legato.repository.config import ModelConfig
+from legato.runtimes import registry
+from legato.runtimes.base import Partial, RowInfo, StepBatch
+from legato.runtimes.worker.frames import Channel, ChannelClosedError
+from legato.runtimes.worker.messages import (
+    Held,
+    StatesWantedError,
+    from_error,
+    from_signature,
+    to_endings,
+)
+
+if TYPE_CHECKING:
+    import socket
+
+    from legato.core.types import Array
+    from legato.runtimes.base import Runtime
+
+
+def serve(sock: socket.socket) -> NoReturn:
+    """Serve until the parent says that it is enough, or is gone."""
+    channel = Channel(sock, shared_from=1 << 16)
+    code = 0
+    try:
+        _serve(channel)
+    except ChannelClosedError:
+        code = 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads that a model left behind must not keep the process.
+        os._exit(code)
+
+
+def _serve(channel: Channel) -> None:
+    orders, _data = channel.receive()
+    channel.set_threshold(orders["shared_from"])
+    try:
+        runtime = registry.build(ModelConfig.model_validate_json(orders["config"]))
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the parent
+        traceback.print_exc()
+        channel.send({"kind": "failed", "error": from_error(error)})
+        return
+    channel.send({"kind": "ready", "signature": from_signature(runtime.signature)})
+    worker = _Worker(channel, runtime)
+    while True:
+        message, data = channel.receive()
+        if message["kind"] == "close":
+            runtime.close()
+            return
+        worker.answer(message, data)
+
+
+class _Worker:
+    def __init__(self, channel: Channel, runtime: Runtime) -> None:
+        self._channel = channel
+        self._runtime = runtime
+        self._sending = threading.Lock()
+
+    def answer(self, message: dict[str, Any], data: memoryview) -> None:
+        for correlation_id, reason in to_endings(message["ended"]):
+            try:
+                self._runtime.sequence_ended(correlation_id, reason)
+            except Exception:  # noqa: BLE001 - the model's own code; the sequence is over
+                traceback.print_exc()
+        if message["kind"] == "step":
+            self._step(message, data)
+
+    def _step(self, message: dict[str, Any], data: memoryview) -> None:
+        inputs = self._channel.arrays(message["inputs"], data)
+        states = self._channel.arrays(message["states"], data)
+        _put_held(states, message["held"])
+        rows = tuple(
+            RowInfo(cid, step, start, end, told, Partial(self._sender(at)) if listens else None)
+            for at, (cid, step, start, end, told, listens) in enumerate(message["rows"])
+        )
+        try:
+            result = self._runtime.step(StepBatch(inputs, states, rows))
+            reply = {
+                "kind": "done",
+                "failed": {row: from_error(error) for row, error in result.failed.items()},
+                "again": dict(result.again),
+                "over": list(result.over),
+                "bound": list(result.bound),
+            }
+            outputs, following = dict(result.outputs), dict(result.state)
+            kept = _take_kept(following)
+        except StatesWantedError as wanted:
+            self._channel.send({"kind": "wanted", "rows": wanted.rows})
+            return
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the parent
+            traceback.print_exc()
+            self._channel.send({"kind": "error", "error": from_error(error)})
+            return
+        try:
+            groups = {"outputs": outputs, "states": following}
+            self._channel.send({**reply, "kept": kept}, groups)
+        except (TypeError, ValueError, AttributeError) as error:
+            # The model gave something that is no array; nothing was sent yet.
+            self._channel.send({"kind": "error", "error": from_error(error)})
+
+    def _sender(self, row: int) -> Any:
+        def send(body: bytes, meta: dict[str, Any]) -> None:
+            with self._sending:  # handlers stream from threads of their own
+                self._channel.send({"kind": "partial", "row": row, "body": body, "meta": meta})
+
+        return send
+
+
+def _put_held(states: dict[str, Array], held: dict[str, dict[int, bytes]]) -> None:
+    """Put stand-ins where the parent sent no state because this worker has it."""
+    for name, rows in held.items():
+        for row, digest in rows.items():
+            states[name][row] = Held(digest)
+
+
+def _take_kept(states: dict[str, Array]) -> dict[str, list[int]]:
+    """Find the rows whose next state is the one that came in (``None``)."""
+    kept: dict[str, list[int]] = {}
+    for name, value in states.items():
+        if value.dtype.hasobject:
+            rows = [at for at, element in enumerate(value.tolist()) if element is None]
+            if rows:
+                states[name] = value.copy()
+                states[name][rows] = b""
+                kept[name] = rows
+    return kept
