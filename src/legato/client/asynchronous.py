@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 from legato.client.errors import SequenceError
 from legato.client.handle import Handle, lookahead
 from legato.client.hub import Hub
-from legato.client.settings import ClientSettings, SequenceSettings, options, target
+from legato.client.settings import (
+    ClientSettings,
+    SequenceSettings,
+    StartSettings,
+    options,
+    target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +28,9 @@ if TYPE_CHECKING:
     from legato.client.hub import Target
     from legato.client.pilot import Pilot
     from legato.client.tensors import ModelInfo, Outputs
+
+
+log = logging.getLogger("legato.client")
 
 
 class AsyncClient:
@@ -56,19 +66,17 @@ class AsyncClient:
         self,
         model: str,
         id: int | str | None = None,  # noqa: A002 - its name everywhere
-        *,
-        restart: bool = False,
-        **settings: Unpack[SequenceSettings],
+        **settings: Unpack[StartSettings],
     ) -> AsyncSequence:
         """Begin a sequence; see :meth:`legato.Client.sequence`."""
-        aim = target(model, id, restart=restart, **settings)
+        aim = target(model, id, **settings)
         return AsyncSequence(self, aim, settings.get("inputs", {}))
 
     def resume(
         self,
         model: str,
         id: int | str,  # noqa: A002 - its name everywhere
-        step: int,
+        step: int | None = None,
         *,
         incarnation: str = "",
         **settings: Unpack[SequenceSettings],
@@ -95,6 +103,10 @@ class AsyncClient:
         """Close a sequence's stream, unless all are closed already."""
         if self._made is not None:
             await self._made.release(pilot)
+
+    async def _end(self, pilot: Pilot, aim: Target) -> None:
+        """End a sequence and close its stream."""
+        await self._hub().end(pilot, aim)
 
     def _hub(self) -> Hub:
         if self._closed:
@@ -124,7 +136,13 @@ class AsyncSequence(Handle):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        await self.close()
+        if self._stays(error):
+            await self.close()
+            return
+        try:
+            await self.end()
+        except SequenceError as problem:  # all answers are there: not worth an exception
+            log.warning("not ended: %s", problem)
 
     @overload
     async def step(self, x: Mapping[str, npt.ArrayLike]) -> Outputs: ...
@@ -141,15 +159,27 @@ class AsyncSequence(Handle):
         return await self._answer(*self._send(x, end=False))
 
     @overload
+    async def end(self, x: None = None) -> None: ...
+
+    @overload
     async def end(self, x: Mapping[str, npt.ArrayLike]) -> Outputs: ...
 
     @overload
     async def end(self, x: npt.ArrayLike) -> Any: ...
 
-    async def end(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
-        """Take the last step; see :meth:`legato.client.Sequence.end`."""
-        await self._open()
-        return await self._answer(*self._send(x, end=True))
+    async def end(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None) -> Any:
+        """End the sequence; see :meth:`legato.client.Sequence.end`."""
+        if x is not None:
+            await self._open()
+            return await self._answer(*self._send(x, end=True))
+        if not self._ended:
+            if self._pilot is None:
+                await self._open()
+            self._close()
+            if self._pilot is not None:
+                await self._client._end(self._pilot, self._target)  # noqa: SLF001 - its own client
+            self._ended = True
+        return None
 
     async def stream(
         self, chunks: AsyncIterable[Any] | Iterable[Any], *, end: bool = False
@@ -157,12 +187,16 @@ class AsyncSequence(Handle):
         """Take a step for every chunk; see :meth:`legato.client.Sequence.stream`."""
         await self._open()
         under_way: deque[tuple[asyncio.Future[Any], bool]] = deque()
-        async for x, last in _lookahead(chunks, hold=end):
-            under_way.append(self._send(x, end=last))
-            while under_way and (len(under_way) >= self._window or under_way[0][0].done()):
+        try:
+            async for x, last in _lookahead(chunks, hold=end):
+                under_way.append(self._send(x, end=last))
+                while under_way and (len(under_way) >= self._window or under_way[0][0].done()):
+                    yield await self._answer(*under_way.popleft())
+            while under_way:
                 yield await self._answer(*under_way.popleft())
-        while under_way:
-            yield await self._answer(*under_way.popleft())
+        finally:
+            for sink, _bare in under_way:  # nobody waits for these any more
+                sink.cancel()
 
     async def retry(self) -> list[Outputs]:
         """Send given-up steps again; see :meth:`legato.client.Sequence.retry`."""
@@ -183,8 +217,11 @@ class AsyncSequence(Handle):
                 if self._pilot is None:
                     self._refuse_if_closed()
                     hub = self._client._hub()  # noqa: SLF001 - its own client
-                    self._learnt(await hub.model(self.model, self._target.version))
-                    self._pilot = hub.open(self._target)
+                    info = await hub.model(self.model, self._target.version)
+                    self._learnt(info)
+                    if self._target.step is None:
+                        self._target = await hub.find(self._target)
+                    self._opened(hub, info)
 
     def _send(
         self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike], *, end: bool

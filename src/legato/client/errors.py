@@ -99,7 +99,7 @@ _FAINT_CODES = {"INTERNAL", "UNKNOWN"}
 _GOOD_REASONS = {
     *("unavailable", "instance_gone", "conflict", "sequence_limit", "step_queue_full"),
     *("queue_full", "draining", "queue_timeout", "deadline_exceeded", "storage_full"),
-    "store_unavailable",
+    *("store_unavailable", "step_cancelled"),
 }
 _TOO_LARGE = "larger than"  # in the text of every gRPC library that refuses a message for its size
 
@@ -119,7 +119,7 @@ def hope(failure: Failure) -> Hope:
 
 _GONE = {
     *("unknown_sequence", "sequence_recreated", "ended", "expired", "evicted"),
-    *("cancelled", "displaced", "failed"),
+    *("cancelled", "displaced", "failed", "rolled_back"),
 }
 _CONFLICT = {
     *("step_gap", "step_already_applied", "step_taken", "request_id_reused", "sequence_exists"),

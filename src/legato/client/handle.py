@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from legato.client.hub import Target
+    from legato.client.hub import Hub, Target
     from legato.client.pilot import Pilot
     from legato.client.tensors import ModelInfo
     from legato.protocols.kserve.gen import kserve_pb2 as pb
@@ -35,7 +36,8 @@ class Handle:
         self._pilot: Pilot | None = None
         self._packer: Packer | None = None
         self._closed = False
-        self._reached = target.step
+        self._ended = False
+        self._lost: weakref.finalize[..., Any]
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.id!r} of '{self.model}' step={self.step_number}>"
@@ -58,7 +60,7 @@ class Handle:
     @property
     def step_number(self) -> int:
         """Number of the last step whose answer has arrived; what ``resume`` wants to know."""
-        return self._pilot.window.acknowledged if self._pilot is not None else self._reached
+        return self._pilot.window.acknowledged if self._pilot else self._target.step or 0
 
     @property
     def incarnation(self) -> str:
@@ -99,12 +101,24 @@ class Handle:
             )
         self._packer = Packer(info, self._constants, self._target.outputs)
 
+    def _opened(self, hub: Hub, model: ModelInfo) -> None:
+        self._pilot = hub.open(self._target, model)
+        # One that is lost without being closed must not keep its stream for ever.
+        self._lost = weakref.finalize(self, hub.forget, self._pilot)
+        self._lost.atexit = False
+
     def _close(self) -> Pilot | None:
         """Mark as closed; return what there is to release, once."""
         if self._closed:
             return None
         self._closed = True
+        if self._pilot is not None:
+            self._lost.detach()
         return self._pilot
+
+    def _stays(self, error: BaseException | None) -> bool:
+        """Tell whether leaving the ``with`` block leaves the sequence alive."""
+        return error is not None or self._target.keep or self._closed
 
     def _received(self, response: pb.ModelInferResponse, bare: bool) -> Any:
         number = response.parameters["sequence_step"].int64_param

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
 
-from legato.client.errors import Failure, Hope, SequenceError, UnavailableError, hope, refusal
+from legato.client.errors import (
+    Failure,
+    Hope,
+    SequenceError,
+    SequenceGoneError,
+    StepConflictError,
+    UnavailableError,
+    hope,
+    refusal,
+)
 from legato.client.pilot import Pilot
 from legato.client.window import LONGEST_WAIT_S, SHORTEST_WAIT_S, Patience, Window
-from legato.client.wire import SERVICE, StepWriter, failure_of, model_info
+from legato.client.wire import SERVICE, StepWriter, failure_of, model_info, start_parameters
+from legato.core.ids import id_to_text
 from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.sequences.gen import sequences_pb2 as seq_pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +36,9 @@ if TYPE_CHECKING:
 
     from legato.client.tensors import ModelInfo
 
+log = logging.getLogger("legato.client")
+
+_SEQUENCES = "/legato.v1.Sequences/"
 _CHECK_S = 0.25
 _INFO_AGE_S = 30.0
 _CHANNEL_OPTIONS: dict[str, int] = {
@@ -68,22 +84,24 @@ class Target:
     Attributes:
         model, version, id: What to step.
         prefix: Begins the request ids.
-        step: Number of the last step known; 0 = begin the sequence.
+        step: Number of the last step known; 0 = begin the sequence, ``None`` = ask for it.
         incarnation: Which sequence of this id is meant; "" = any.
         outputs: Outputs asked for.
         window: Steps that may be under way at once.
-        restart: The first step may replace a live sequence.
+        starting: Parameters that go with the first step.
+        keep: Leaving the ``with`` block does not end it.
     """
 
     model: str
     version: str
     id: int | str
     prefix: str
-    step: int = 0
+    step: int | None = 0
     incarnation: str = ""
     outputs: Sequence[str] = ()
     window: int = 1
-    restart: bool = False
+    starting: Mapping[str, bool | float | str] = field(default_factory=start_parameters)
+    keep: bool = False
 
     @property
     def where(self) -> str:
@@ -118,6 +136,8 @@ class Hub:
         self._connections: list[_Connection] = []
         self._pilots: dict[Pilot, _Connection] = {}
         self._models: dict[tuple[str, str], tuple[float, ModelInfo]] = {}
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._told = False
         self._checking = self._loop.create_task(self._check(), name="legato client")
 
     def __repr__(self) -> str:
@@ -133,24 +153,53 @@ class Hub:
 
     # -- sequences ------------------------------------------------------------------------
 
-    def open(self, target: Target) -> Pilot:
+    async def find(self, target: Target) -> Target:
+        """Return the target with the step and the incarnation that the server has of it.
+
+        Raises:
+            SequenceGoneError: It is not live.
+            SequenceError: The server cannot tell.
+        """
+        try:
+            return await self._look(target)
+        except _NotOfferedError as error:
+            raise SequenceError(
+                f"{target.where}: this server does not tell its step; give it: resume(..., step)",
+                code=error.code,
+            ) from None
+
+    async def _look(self, target: Target) -> Target:
+        answer = await self._ask(
+            _SEQUENCES + "Describe",
+            seq_pb.DescribeRequest(model=target.model, id=id_to_text(target.id)),
+            seq_pb.DescribeResponse,
+            target.where,
+        )
+        told = answer.sequence
+        if target.incarnation not in ("", told.incarnation):
+            raise _gone(target, "the id is that of a later sequence", "sequence_recreated")
+        if told.status != "live":
+            raise _gone(target, f"{told.status} after step {told.step}", told.status)
+        return replace(target, step=told.step, incarnation=told.incarnation)
+
+    def open(self, target: Target, model: ModelInfo) -> Pilot:
         """Make ready for the steps of a sequence; nothing is sent yet."""
         connection = self._connection()
-        metadata = (
-            *self._options.metadata,
-            ("triton_grpc_error", "true"),  # a refusal ends the stream, with its status
-            ("x-sequence-id", str(target.id).encode("ascii", "backslashreplace").decode()),
-        )
+        step = target.step or 0
+        metadata = (*self._options.metadata, _routing(target))
+        if model.receipts is None:
+            # Not one of ours: it tells the status of a refusal only by ending the stream.
+            metadata += (("triton_grpc_error", "true"),)
         pilot = Pilot(
             target.where,
             Window(
                 target.prefix,
                 size=target.window,
-                acknowledged=target.step,
+                acknowledged=step,
                 patience=self._options.patience,
             ),
             StepWriter(
-                target.model, target.version, target.id, target.outputs, restart=target.restart
+                target.model, target.version, target.id, target.outputs, starting=target.starting
             ),
             incarnation=target.incarnation,
             connect=lambda: connection.stream(metadata=metadata, wait_for_ready=True),
@@ -167,9 +216,74 @@ class Hub:
             connection.users -= 1
         await pilot.close()
 
+    async def end(self, pilot: Pilot, target: Target) -> None:
+        """Close the stream of a sequence and end it, if its last step has not; repeatable.
+
+        What is ended is the incarnation that this client has stepped, never a later
+        sequence that has the id by now. A server without the sequence API keeps it.
+
+        Raises:
+            SequenceError: It is not known which sequence that is, or no answer came.
+        """
+        await self.release(pilot)
+        reached = pilot.window.acknowledged
+        if pilot.over or not reached + pilot.unanswered:
+            return
+        try:
+            if not pilot.incarnation:
+                pilot.incarnation = await self._incarnation(target, reached, pilot.unanswered)
+            await self._ask(
+                _SEQUENCES + "End",
+                seq_pb.EndRequest(
+                    model=target.model, id=id_to_text(target.id), incarnation=pilot.incarnation
+                ),
+                seq_pb.EndResponse,
+                target.where,
+            )
+        except SequenceGoneError:
+            pass  # it has ended already, which is all that is wanted
+        except _NotOfferedError:
+            if not self._told:
+                log.warning(
+                    "%s cannot end a sequence without a step: sequences left by this client "
+                    "live on until their idle limit", self._options.address,
+                )  # fmt: skip
+            self._told = True
+
+    async def _incarnation(self, target: Target, reached: int, unanswered: int) -> str:
+        """Find out which incarnation this client has stepped."""
+        if not reached:
+            raise SequenceError(
+                f"{target.where} cannot be ended: its first step has no answer, so it is not "
+                "known whether what has the id is this sequence",
+                reason="unanswered",
+                step=1,
+            )
+        found = await self._look(target)
+        step = found.step or 0
+        if not reached <= step <= reached + unanswered:
+            raise StepConflictError(
+                f"{target.where} is not ended: it is at step {step}, and this client at {reached}",
+                reason="step_taken",
+                expected_step=step + 1,
+            )
+        return found.incarnation
+
+    def forget(self, pilot: Pilot) -> None:
+        """Close the stream of a sequence that nobody holds any more; from any thread."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and all streams with it
+            self._loop.call_soon_threadsafe(self._let_go, pilot)
+
+    def _let_go(self, pilot: Pilot) -> None:
+        if pilot in self._pilots:
+            task = self._loop.create_task(self.release(pilot))
+            self._leaving.add(task)
+            task.add_done_callback(self._leaving.discard)
+
     async def close(self) -> None:
         """Close all streams and connections."""
-        await asyncio.gather(*(self.release(pilot) for pilot in list(self._pilots)))
+        releasing = [self.release(pilot) for pilot in list(self._pilots)]
+        await asyncio.gather(*releasing, *self._leaving)
         self._checking.cancel()
         for connection in self._connections:
             await connection.channel.close()
@@ -210,14 +324,14 @@ class Hub:
             return known[1]
         where = f"model '{name}'"
         metadata = await self._ask(
-            "ModelMetadata",
+            SERVICE + "ModelMetadata",
             pb.ModelMetadataRequest(name=name, version=version),
             pb.ModelMetadataResponse,
             where,
         )
         try:
             config = await self._ask(
-                "ModelConfig",
+                SERVICE + "ModelConfig",
                 pb.ModelConfigRequest(name=name, version=version),
                 pb.ModelConfigResponse,
                 where,
@@ -229,11 +343,11 @@ class Hub:
         self._models[name, version] = (self._loop.time(), info)
         return info
 
-    async def _ask(self, method: str, request: Message, answer: Any, where: str) -> Any:
+    async def _ask(self, path: str, request: Message, answer: Any, where: str) -> Any:
         """Make a unary call, again and again if need be."""
         connection = self._connection()
         call = connection.channel.unary_unary(
-            SERVICE + method,
+            path,
             request_serializer=type(request).SerializeToString,
             response_deserializer=answer.FromString,
         )
@@ -250,7 +364,7 @@ class Hub:
                     error.code().name, error.details() or "", error.trailing_metadata()
                 )
             if failure.code == "UNIMPLEMENTED":
-                raise _NotOfferedError(f"{where}: {method} is not offered", code=failure.code)
+                raise _NotOfferedError(f"{where}: {path} is not offered", code=failure.code)
             if hope(failure) is Hope.NONE:
                 raise refusal(failure, where)
             if self._loop.time() >= until:
@@ -262,6 +376,15 @@ class Hub:
         return UnavailableError(
             f"{where}: no answer for {seconds:g} s: {self._state(connection)}", code=failure.code
         )
+
+
+def _routing(target: Target) -> tuple[str, str]:
+    """Return the metadata by which a proxy may send all of a sequence to one server."""
+    return ("x-sequence-id", str(target.id).encode("ascii", "backslashreplace").decode())
+
+
+def _gone(target: Target, text: str, reason: str) -> SequenceGoneError:
+    return SequenceGoneError(f"{target.where}: {text}", code="NOT_FOUND", reason=reason)
 
 
 class _NotOfferedError(SequenceError):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import grpc
 import grpc.aio
 
-from legato.client.errors import Failure, SequenceError, gave_up, refusal
+from legato.client.errors import Failure, Hope, SequenceError, gave_up, hope, refusal
 from legato.client.window import Again, GaveUp, Refused, Window
 from legato.client.wire import failure_of, incarnation_of, streamed_failure
 from legato.protocols.kserve.gen import kserve_pb2 as pb
@@ -56,6 +56,10 @@ class Pilot:
         incarnation: Incarnation of the sequence, where known.
         connect: Opens a stream.
         state: Says in a few words how the connection is, for messages.
+
+    Attributes:
+        unanswered: Steps whose outcome was not known when it was closed.
+        over: The sequence had taken its last step when it was closed.
     """
 
     def __init__(
@@ -71,6 +75,8 @@ class Pilot:
         self.where = where
         self.window = window
         self.incarnation = incarnation
+        self.unanswered = 0
+        self.over = False
         self._writer = writer
         self._connect = connect
         self._state = state
@@ -117,7 +123,9 @@ class Pilot:
 
     async def close(self) -> None:
         """End the stream; unanswered steps fail at this end, whatever becomes of them there."""
-        self._closing = True
+        if not self._closing:
+            self._closing = True
+            self.unanswered, self.over = len(self.window.pending), self.window.over
         task, call = self._task, self._call
         if task is None:
             return
@@ -156,9 +164,10 @@ class Pilot:
         writing = self._loop.create_task(self._write(call))
         try:
             while isinstance(message := await call.read(), pb.ModelStreamInferResponse):
-                if message.error_message:
-                    return streamed_failure(message)
-                self._answered(message.infer_response)
+                if not message.error_message:
+                    self._answered(message.infer_response)
+                elif (failure := self._refused_here(message)) is not None:
+                    return failure
             return Failure("OK", "the server closed the stream")
         except grpc.aio.AioRpcError as error:
             return failure_of(error.code().name, error.details() or "", error.trailing_metadata())
@@ -192,18 +201,34 @@ class Pilot:
                 step.sink.set_result(answer)
         self._news.set()
 
+    def _refused_here(self, message: pb.ModelStreamInferResponse) -> Failure | None:
+        """Take a refusal that leaves the stream as it is; return one that does not.
+
+        The stream is left for another one when the step is to be sent again, and when
+        steps are on their way behind it: their own refusals would be taken for those of
+        the steps that get their numbers.
+        """
+        failure = streamed_failure(message)
+        final = failure.code and hope(failure) is Hope.NONE
+        if not final or not self.window.alone(message.infer_response.id):
+            return failure
+        self._refuse(self.window.drop(), failure)
+        return None
+
     async def _after(self, failure: Failure) -> None:
         """Do what the window says about a stream that has ended."""
         match self.window.broken(failure, self._loop.time()):
             case Again(delay_s):
                 await asyncio.sleep(delay_s)
             case Refused(steps, failure):
-                error = refusal(failure, self.where, steps[0].number)
-                self._fail(steps[:1], error)
-                for step in steps[1:]:
-                    self._fail([step], _not_sent(self.where, step, steps[0]))
+                self._refuse(steps, failure)
             case GaveUp(steps, failure, waited_s):
                 self._fail(steps, gave_up(failure, self.where, steps[0].number, waited_s))
+
+    def _refuse(self, steps: Sequence[Pending], failure: Failure) -> None:
+        self._fail(steps[:1], refusal(failure, self.where, steps[0].number))
+        for step in steps[1:]:
+            self._fail([step], _not_sent(self.where, step, steps[0]))
 
     def _fail(self, steps: Sequence[Pending], error: SequenceError) -> None:
         for step in steps:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import secrets
 import uuid
-from typing import TYPE_CHECKING, TypedDict, Unpack
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from legato.client.errors import InvalidInputError
 from legato.client.hub import Options, Target
 from legato.client.window import Patience
+from legato.client.wire import start_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 MOST_AHEAD = 1024
+LONGEST_IDLE_S = 1e10
 
 
 class ClientSettings(TypedDict, total=False):
@@ -52,6 +54,8 @@ class SequenceSettings(TypedDict, total=False):
             unanswered, the server can repeat only the answers that it kept.  [1]
         prefix: Begins the request ids. Given again with :meth:`resume`, it lets the step
             that was under way be sent again by a process that has been started anew.
+        keep: Leaving the ``with`` block closes the stream and does not end the
+            sequence.  [False]
     """
 
     version: str
@@ -59,6 +63,23 @@ class SequenceSettings(TypedDict, total=False):
     outputs: Sequence[str]
     window: int
     prefix: str
+    keep: bool
+
+
+class StartSettings(SequenceSettings, total=False):
+    """Keywords of ``sequence()`` alone: what is decided when a sequence begins.
+
+    Attributes:
+        restart: Replace a live sequence of this id, which is an error otherwise.  [False]
+        idle_timeout_s: Seconds without a step after which the sequence expires; 0 = never.
+            [as the model says]
+        durability: What an acknowledged step survives: ``process`` (a crash of the server)
+            or ``disk`` (of the machine, too).  [as the server says]
+    """
+
+    restart: bool
+    idle_timeout_s: float | None
+    durability: Literal["", "process", "disk"]
 
 
 def options(address: str, settings: ClientSettings) -> Options:
@@ -76,22 +97,20 @@ def options(address: str, settings: ClientSettings) -> Options:
 def target(
     model: str,
     name: int | str | None,
-    step: int = 0,
+    step: int | None = 0,
     incarnation: str = "",
-    *,
-    restart: bool = False,
-    **settings: Unpack[SequenceSettings],
+    **settings: Unpack[StartSettings],
 ) -> Target:
     """Return what to open.
 
     Raises:
-        InvalidInputError: The id, step or window is none.
+        InvalidInputError: The id, step or a setting is none.
     """
     if name in (0, ""):
         raise InvalidInputError("the id of a sequence is a number above 0 or a text, not empty")
     if isinstance(name, int) and not 0 < name < 2**64:
         raise InvalidInputError(f"the id of a sequence has 64 bits, got {name}")
-    if step < 0:
+    if step is not None and step < 0:
         raise InvalidInputError(f"steps are counted from 1, got {step}")
     window = settings.get("window", 1)
     if not 1 <= window <= MOST_AHEAD:
@@ -105,5 +124,17 @@ def target(
         incarnation,
         tuple(settings.get("outputs", ())),
         window,
-        restart,
+        _starting(settings),
+        settings.get("keep", False),
+    )
+
+
+def _starting(settings: StartSettings) -> dict[str, bool | float | str]:
+    idle_s, level = settings.get("idle_timeout_s"), settings.get("durability", "")
+    if idle_s is not None and not 0 <= idle_s < LONGEST_IDLE_S:
+        raise InvalidInputError(f"idle_timeout_s must be 0 (= never) or more, got {idle_s}")
+    if level not in ("", "process", "disk"):
+        raise InvalidInputError(f"durability must be 'process' or 'disk', got '{level}'")
+    return start_parameters(
+        restart=settings.get("restart", False), idle_timeout_s=idle_s, durability=level
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from concurrent.futures import Future
@@ -11,7 +12,13 @@ from legato.client.background import background, build, run
 from legato.client.errors import SequenceError
 from legato.client.handle import Handle, lookahead
 from legato.client.hub import Hub
-from legato.client.settings import ClientSettings, SequenceSettings, options, target
+from legato.client.settings import (
+    ClientSettings,
+    SequenceSettings,
+    StartSettings,
+    options,
+    target,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -23,6 +30,9 @@ if TYPE_CHECKING:
     from legato.client.hub import Target
     from legato.client.pilot import Pilot
     from legato.client.tensors import ModelInfo, Outputs
+
+
+log = logging.getLogger("legato.client")
 
 
 class Client:
@@ -62,26 +72,24 @@ class Client:
         self,
         model: str,
         id: int | str | None = None,  # noqa: A002 - its name everywhere
-        *,
-        restart: bool = False,
-        **settings: Unpack[SequenceSettings],
+        **settings: Unpack[StartSettings],
     ) -> Sequence:
         """Begin a sequence. Nothing is sent before it is entered or stepped.
 
         Args:
             model: Model name.
             id: Correlation id, unique for the model; ``None`` = a UUID.
-            restart: Replace a live sequence of this id, which is an error otherwise.
-            settings: See :class:`~legato.client.settings.SequenceSettings`.
+            settings: See :class:`~legato.client.settings.SequenceSettings` and
+                :class:`~legato.client.settings.StartSettings`.
         """
-        aim = target(model, id, restart=restart, **settings)
+        aim = target(model, id, **settings)
         return Sequence(self, aim, settings.get("inputs", {}))
 
     def resume(
         self,
         model: str,
         id: int | str,  # noqa: A002 - its name everywhere
-        step: int,
+        step: int | None = None,
         *,
         incarnation: str = "",
         **settings: Unpack[SequenceSettings],
@@ -93,6 +101,7 @@ class Client:
             id: Correlation id.
             step: Number of the last step whose answer is known (``step_number``). If the
                 server is elsewhere, the next step is refused with ``expected_step``.
+                ``None`` = wherever the server is; it is asked on entering.
             incarnation: Refuse a later sequence that has the same id.
             settings: See :class:`~legato.client.settings.SequenceSettings`; with the
                 ``prefix`` that the sequence had before, a step that was under way may be
@@ -130,6 +139,11 @@ class Client:
         if loop is not None and hub is not None and loop.is_running():
             run(loop, hub.release(pilot))
 
+    def _end(self, pilot: Pilot, aim: Target) -> None:
+        """End a sequence and close its stream."""
+        loop, hub = self._hub()
+        run(loop, hub.end(pilot, aim))
+
     def _hub(self) -> tuple[asyncio.AbstractEventLoop, Hub]:
         with self._lock:
             if self._closed:
@@ -144,8 +158,9 @@ class Client:
 class Sequence(Handle):
     """One sequence; made by :class:`~legato.Client`. Usable from several threads.
 
-    Entering it checks the model, leaving it closes the stream. A sequence that was not
-    ended lives on at the server until its idle limit, and can be resumed.
+    Entering it checks the model, leaving it ends the sequence. With ``keep``, or if an
+    exception leaves the block, it lives on at the server until its idle limit, and can
+    be resumed.
     """
 
     def __init__(self, client: Client, aim: Target, constants: Mapping[str, npt.ArrayLike]) -> None:
@@ -164,7 +179,13 @@ class Sequence(Handle):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self.close()
+        if self._stays(error):
+            self.close()
+            return
+        try:
+            self.end()
+        except SequenceError as problem:  # all answers are there: not worth an exception
+            log.warning("not ended: %s", problem)
 
     @overload
     def step(self, x: Mapping[str, npt.ArrayLike]) -> Outputs: ...
@@ -191,14 +212,35 @@ class Sequence(Handle):
         return self._collect(*self._send(x, end=False))
 
     @overload
+    def end(self, x: None = None) -> None: ...
+
+    @overload
     def end(self, x: Mapping[str, npt.ArrayLike]) -> Outputs: ...
 
     @overload
     def end(self, x: npt.ArrayLike) -> Any: ...
 
-    def end(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike]) -> Any:
-        """Take the last step: the server forgets the state with it. As :meth:`step` otherwise."""
-        return self._collect(*self._send(x, end=True))
+    def end(self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike] | None = None) -> Any:
+        """End the sequence: the server forgets its state.
+
+        Args:
+            x: Input of a last step, whose answer is returned, as by :meth:`step`. Without
+                it no step is taken, and those still under way are dropped; that may be
+                repeated, and never ends a later sequence that has the id by now.
+
+        Raises:
+            SequenceError: As :meth:`step`.
+        """
+        if x is not None:
+            return self._collect(*self._send(x, end=True))
+        if not self._ended:
+            if self._pilot is None:
+                self._open()
+            self._close()
+            if self._pilot is not None:
+                self._client._end(self._pilot, self._target)  # noqa: SLF001 - its own client
+            self._ended = True
+        return None
 
     def stream(self, chunks: Iterable[Any], *, end: bool = False) -> Iterator[Any]:
         """Take a step for every chunk and yield its answer, in order.
@@ -249,8 +291,11 @@ class Sequence(Handle):
                 if self._pilot is None:
                     self._refuse_if_closed()
                     self._loop, hub = self._client._hub()  # noqa: SLF001 - its own client
-                    self._learnt(run(self._loop, hub.model(self.model, self._target.version)))
-                    self._pilot = build(self._loop, lambda: hub.open(self._target))
+                    info = run(self._loop, hub.model(self.model, self._target.version))
+                    self._learnt(info)
+                    if self._target.step is None:
+                        self._target = run(self._loop, hub.find(self._target))
+                    build(self._loop, lambda: self._opened(hub, info))
 
     def _send(
         self, x: npt.ArrayLike | Mapping[str, npt.ArrayLike], *, end: bool

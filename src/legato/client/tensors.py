@@ -98,17 +98,26 @@ class Outputs(Mapping[str, "Array"]):
         step: Number of the step.
         replayed: The step had been applied before, and this is its stored answer.
         version: Version of the model that ran.
+        durability: What the step survives: ``process`` (a crash of the server) or ``disk``
+            (of the machine, too); ``none`` = kept in memory only, "" = not told.
     """
 
-    __slots__ = ("_arrays", "replayed", "step", "version")
+    __slots__ = ("_arrays", "durability", "replayed", "step", "version")
 
     def __init__(
-        self, arrays: Mapping[str, Array], step: int, *, replayed: bool = False, version: str = ""
+        self,
+        arrays: Mapping[str, Array],
+        step: int,
+        *,
+        replayed: bool = False,
+        version: str = "",
+        durability: str = "",
     ) -> None:
         self._arrays = arrays
         self.step = step
         self.replayed = replayed
         self.version = version
+        self.durability = durability
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]

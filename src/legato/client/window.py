@@ -205,6 +205,15 @@ class Window:
             self.stalled = False
         return delivered
 
+    @property
+    def over(self) -> bool:
+        """Tell whether the sequence has taken its last step."""
+        return self._ending and not self.pending and self.acknowledged > 0
+
+    def alone(self, request_id: str) -> bool:
+        """Tell whether this step is unanswered and none was sent after it."""
+        return self._sent == 1 and bool(self.pending) and self.pending[0].request_id == request_id
+
     # -- connections ----------------------------------------------------------------------
 
     def connected(self, now: float) -> None:

@@ -17,9 +17,30 @@ if TYPE_CHECKING:
 SERVICE = "/inference.GRPCInferenceService/"
 RECEIPTS = "sequence_receipts"  # parameter of a model's configuration
 
+_STATUS = "legato-status"
 _REASON = "legato-reason"
 _EXPECTED_STEP = "legato-expected-step"
 _RETRY_AFTER_MS = "legato-retry-after-ms"
+
+
+def start_parameters(
+    *, restart: bool = False, idle_timeout_s: float | None = None, durability: str = ""
+) -> dict[str, bool | float | str]:
+    """Return the parameters of a first step.
+
+    Args:
+        restart: It may replace a live sequence of this id.
+        idle_timeout_s: When to give up the sequence; ``None`` = as the model says.
+        durability: What its steps are to survive; "" = as the server says.
+    """
+    made: dict[str, bool | float | str] = {"sequence_start": True}
+    if restart:
+        made["sequence_restart"] = True
+    if idle_timeout_s is not None:
+        made["sequence_idle_timeout_s"] = float(idle_timeout_s)
+    if durability:
+        made["sequence_durability"] = durability
+    return made
 
 
 class StepWriter:
@@ -29,7 +50,7 @@ class StepWriter:
         model, version: What to step; version "" = the server's choice.
         sequence: Correlation id.
         outputs: Outputs asked for; empty = all.
-        restart: The first step may replace a live sequence of this id.
+        starting: Parameters of the first step (:func:`start_parameters`).
     """
 
     def __init__(
@@ -39,7 +60,7 @@ class StepWriter:
         sequence: int | str,
         outputs: Sequence[str] = (),
         *,
-        restart: bool = False,
+        starting: Mapping[str, bool | float | str],
     ) -> None:
         self._request = pb.ModelInferRequest(model_name=model, model_version=version)
         name = self._request.parameters["sequence_id"]
@@ -51,7 +72,7 @@ class StepWriter:
             name.uint64_param = sequence
         for output in outputs:
             self._request.outputs.add(name=output)
-        self._restart = restart
+        self._start_parameters = starting
         self._headers: object = None
         self._starting = False
 
@@ -80,11 +101,15 @@ class StepWriter:
         if starting == self._starting:
             return
         self._starting = starting
-        for key in ("sequence_start", "sequence_restart") if self._restart else ("sequence_start",):
-            if starting:
-                self._request.parameters[key].bool_param = True
-            else:
+        for key, value in self._start_parameters.items():
+            if not starting:
                 del self._request.parameters[key]
+            elif isinstance(value, bool):
+                self._request.parameters[key].bool_param = value
+            elif isinstance(value, str):
+                self._request.parameters[key].string_param = value
+            else:
+                self._request.parameters[key].double_param = value
 
     def _put(self, payload: Payload) -> None:
         request = self._request
@@ -107,15 +132,23 @@ def read_outputs(response: pb.ModelInferResponse, step: int) -> Outputs:
     """
     contents = zip(response.outputs, response.raw_output_contents, strict=True)
     arrays = {tensor.name: decode(raw, tensor.datatype, tensor.shape) for tensor, raw in contents}
-    replayed = "sequence_replayed" in response.parameters
-    return Outputs(arrays, step, replayed=replayed, version=response.model_version)
+    return Outputs(
+        arrays,
+        step,
+        replayed="sequence_replayed" in response.parameters,
+        version=response.model_version,
+        durability=_text(response, "sequence_durability"),
+    )
 
 
 def incarnation_of(response: pb.ModelInferResponse) -> str:
     """Return the incarnation that an answer names, "" if it names none."""
-    if "sequence_incarnation" not in response.parameters:
-        return ""
-    return response.parameters["sequence_incarnation"].string_param
+    return _text(response, "sequence_incarnation")
+
+
+def _text(response: pb.ModelInferResponse, key: str) -> str:
+    # Asking a protobuf map for a key would put it there.
+    return response.parameters[key].string_param if key in response.parameters else ""
 
 
 def failure_of(
@@ -126,10 +159,10 @@ def failure_of(
 
 
 def streamed_failure(message: pb.ModelStreamInferResponse) -> Failure:
-    """Return the failure that a message of a stream tells of; it has no status."""
+    """Return the failure that a message of a stream tells of; only Legato tells its status."""
     parameters = message.infer_response.parameters
     facts = {key: value.string_param for key, value in parameters.items()}
-    return _failure("", message.error_message, facts)
+    return _failure(facts.get(_STATUS, ""), message.error_message, facts)
 
 
 def _failure(code: str, message: str, facts: Mapping[str, str]) -> Failure:

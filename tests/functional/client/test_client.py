@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -72,23 +73,125 @@ def test_last_step_ends_the_sequence(client) -> None:
 
 def test_sequence_goes_on_elsewhere(client, server) -> None:
     """Id and step number are all that another client needs."""
-    with client.sequence("accumulator", "moves") as seq:
+    with client.sequence("accumulator", "moves", keep=True) as seq:
         seq.step(ONES)
         at, incarnation = seq.step_number, seq.incarnation
 
     with legato.Client(server.address) as other:
-        seq = other.resume("accumulator", "moves", at, incarnation=incarnation)
+        with other.resume("accumulator", "moves", at, incarnation=incarnation) as seq:
+            assert seq.step(ONES).tolist() == [[2, 2, 2, 2]]
+
+
+def test_leaving_the_block_ends_the_sequence(client) -> None:
+    """Its id is free again, and a late step is told what happened."""
+    with client.sequence("accumulator", "left") as seq:
+        seq.step(ONES)
+    with (
+        pytest.raises(legato.SequenceGoneError) as caught,
+        client.resume("accumulator", "left", 1) as late,
+    ):
+        late.step(ONES)
+    with client.sequence("accumulator", "left") as again:
+        fresh = again.step(ONES)
+
+    assert caught.value.reason == "ended"
+    assert fresh.tolist() == [[1, 1, 1, 1]]
+
+
+def test_sequence_left_by_an_exception_can_be_resumed(client) -> None:
+    """Nothing that was paid for is thrown away by an accident."""
+    with pytest.raises(ZeroDivisionError), client.sequence("accumulator", "accident") as seq:
+        seq.step(ONES)
+        raise ZeroDivisionError
+
+    with client.resume("accumulator", "accident") as seq:
+        assert seq.step_number == 1
         assert seq.step(ONES).tolist() == [[2, 2, 2, 2]]
+
+
+def test_resumed_without_a_step_it_goes_on_where_the_server_is(client) -> None:
+    """The server is asked; a sequence that is over is told at once."""
+    with client.sequence("accumulator", 77, keep=True) as seq:
+        seq.step(ONES)
+        seq.step(ONES)
+    with client.resume("accumulator", 77) as again:
+        third = again.step(ONES)
+        same = again.incarnation == seq.incarnation
+    with pytest.raises(legato.SequenceGoneError) as over, client.resume("accumulator", 77):
+        pass
+    with pytest.raises(legato.SequenceGoneError) as never, client.resume("accumulator", "77"):
+        pass
+
+    assert third.tolist() == [[3, 3, 3, 3]]
+    assert same
+    assert (over.value.reason, never.value.reason) == ("ended", "unknown_sequence")
+
+
+def test_end_without_a_step_spares_a_later_sequence_of_the_id(client) -> None:
+    """Only the incarnation that was stepped is ended, now or never."""
+    first = client.sequence("accumulator", "twice")
+    first.step(ONES)
+    with client.sequence("accumulator", "twice", restart=True, keep=True) as second:
+        second.step(ONES)
+
+    first.end()
+    first.end()
+    alive = client.resume("accumulator", "twice").step(ONES)
+    client.resume("accumulator", "twice").end()
+
+    assert alive.tolist() == [[2, 2, 2, 2]]
+    with pytest.raises(legato.SequenceGoneError):
+        client.resume("accumulator", "twice").step(ONES)
+
+
+def test_idle_limit_and_durability_are_chosen_at_the_start(client) -> None:
+    """Every answer says what it survives; the limit is the sequence's own."""
+    with client.sequence("accumulator", "chosen", idle_timeout_s=0.3, durability="disk") as seq:
+        seq.step(ONES)
+        told = seq.last.durability
+        with client.sequence("accumulator") as other:
+            other.step(ONES)
+            usual = other.last.durability
+        time.sleep(0.8)
+        with pytest.raises(legato.SequenceGoneError) as caught:
+            seq.step(ONES)
+
+    assert (told, usual) == ("disk", "process")
+    assert caught.value.reason == "expired"
+
+
+def test_window_larger_than_what_the_model_keeps_is_refused(client) -> None:
+    """The server tells how many answers it keeps."""
+    with (
+        pytest.raises(legato.InvalidInputError, match="keeps 1 "),
+        client.sequence("accumulator", window=8),
+    ):
+        pass
+
+    assert client.model("deep").receipts == 8
+
+
+def test_refused_step_leaves_the_stream_as_it_is(client) -> None:
+    """The server tells the status in the message; nothing has to be connected again."""
+    with client.sequence("picky") as seq:
+        seq.step([[5]])
+        call = seq._pilot._call
+        with pytest.raises(legato.ModelFailedError) as caught:
+            seq.step([[99]])
+        seq.step([[1]])
+
+        assert seq._pilot._call is call
+    assert (caught.value.code, caught.value.reason) == ("INTERNAL", "model_failed")
 
 
 def test_step_under_way_at_a_crash_of_the_client_can_be_asked_again(client) -> None:
     """With the prefix of before, the same input is the same request."""
-    with client.sequence("accumulator", "crash") as seq:
+    with client.sequence("accumulator", "crash", keep=True) as seq:
         seq.step(ONES)
         applied = seq.step(ONES)
         prefix = seq.prefix
 
-    with client.resume("accumulator", "crash", 1, prefix=prefix) as seq:
+    with client.resume("accumulator", "crash", 1, prefix=prefix) as seq:  # ends it in the end
         again = seq.step(ONES)
 
         assert again.tolist() == applied.tolist()
@@ -98,7 +201,7 @@ def test_step_under_way_at_a_crash_of_the_client_can_be_asked_again(client) -> N
 
 def test_two_clients_of_a_sequence_do_not_mix(client) -> None:
     """The second one is told that the step is taken, and which is next."""
-    with client.sequence("accumulator", "both") as seq:
+    with client.sequence("accumulator", "both", keep=True) as seq:
         seq.step(ONES)
         seq.step(ONES)
 
@@ -114,7 +217,7 @@ def test_two_clients_of_a_sequence_do_not_mix(client) -> None:
 
 def test_live_id_is_not_taken_over_unless_asked(client) -> None:
     """A second beginning under the same id is refused; a restart is not."""
-    with client.sequence("accumulator", "taken") as seq:
+    with client.sequence("accumulator", "taken", keep=True) as seq:
         seq.step(ONES)
     with (
         client.sequence("accumulator", "taken") as second,
@@ -215,13 +318,33 @@ async def test_asyncio_does_the_same(server) -> None:
     assert sums == [[index * (step + 1) for step in range(5)] for index in range(200)]
 
 
+async def test_asyncio_ends_what_it_leaves(server) -> None:
+    """Unless it is told to keep it, or leaves by an exception."""
+    async with legato.AsyncClient(server.address) as client:
+        async with client.sequence("accumulator", "aleft") as seq:
+            async for _y in seq.stream([ONES] * 3):
+                break
+        async with client.sequence("accumulator", "akept", keep=True) as seq:
+            await seq.step(ONES)
+        kept = client.resume("accumulator", "akept")
+        second = await kept.step(ONES)
+        await kept.end()
+        for name in ("aleft", "akept"):
+            with pytest.raises(legato.SequenceGoneError):
+                await client.resume("accumulator", name).step(ONES)
+
+    assert second.tolist() == [[2, 2, 2, 2]]
+
+
 async def test_asyncio_goes_on_elsewhere(server) -> None:
     """A sequence begun by one client is ended by another."""
     async with legato.AsyncClient(server.address) as client:
-        async with client.sequence("accumulator", "async") as seq:
+        async with client.sequence("accumulator", "async", keep=True) as seq:
             await seq.step(ONES)
-        async with client.resume("accumulator", "async", 1) as seq:
+        async with client.resume("accumulator", "async") as seq:
             ended = await seq.end(ONES)
             assert await seq.retry() == []
+        with pytest.raises(legato.SequenceGoneError):
+            await client.resume("accumulator", "async").step(ONES)
 
     assert ended.tolist() == [[2, 2, 2, 2]]

@@ -26,7 +26,7 @@ from legato.client.errors import (
         ("UNAVAILABLE", "", Hope.GOOD),
         ("UNAVAILABLE", "draining", Hope.GOOD),
         ("DEADLINE_EXCEEDED", "", Hope.GOOD),
-        ("CANCELLED", "cancelled", Hope.GOOD),
+        ("CANCELLED", "step_cancelled", Hope.GOOD),
         ("RESOURCE_EXHAUSTED", "storage_full", Hope.GOOD),
         ("RESOURCE_EXHAUSTED", "", Hope.GOOD),
         ("ABORTED", "conflict", Hope.GOOD),

@@ -56,6 +56,16 @@ def test_impossible_ids_and_windows_are_refused(name, more) -> None:
         target("m", name, **more)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"idle_timeout_s": -1}, {"idle_timeout_s": float("nan")}, {"durability": "paper"}],
+)
+def test_impossible_beginnings_are_refused(settings) -> None:
+    """The server would refuse them too, a step later."""
+    with pytest.raises(InvalidInputError, match=next(iter(settings))):
+        target("m", "a", **settings)
+
+
 def test_scheme_of_an_address_is_not_needed() -> None:
     """What a browser is given works here too."""
     assert options("http://127.0.0.1:8000", ClientSettings()).address == "127.0.0.1:8000"

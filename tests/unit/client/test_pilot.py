@@ -13,67 +13,21 @@ from legato.client.errors import ModelFailedError, SequenceError, UnavailableErr
 from legato.client.pilot import Pilot
 from legato.client.tensors import Payload
 from legato.client.window import Patience, Window
-from legato.client.wire import StepWriter
-from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.client.wire import StepWriter, start_parameters
 
-PAYLOAD = Payload((("x", "FP32", (1, 1)),), (np.float32([[1]]).tobytes(),))
-
-
-class Stream:
-    """One stream of a server that answers every step with its number."""
-
-    def __init__(self, *, answers: int | None = None, then: object = None) -> None:
-        self.requests: list[pb.ModelInferRequest] = []
-        self.left = answers
-        self.then = then
-        self.news: asyncio.Queue = asyncio.Queue()
-        self.asked = asyncio.Event()
-        self.cancelled = False
-
-    async def write(self, data: bytes) -> None:
-        request = pb.ModelInferRequest.FromString(data)
-        self.requests.append(request)
-        self.asked.set()
-        if self.left == 0:
-            if self.then is not None:
-                self.news.put_nowait(self.then)
-            return
-        if self.left is not None:
-            self.left -= 1
-        message = pb.ModelStreamInferResponse()
-        message.infer_response.id = request.id
-        message.infer_response.parameters["sequence_incarnation"].string_param = "cd"
-        self.news.put_nowait(message)
-
-    async def read(self) -> object:
-        item = await self.news.get()
-        if isinstance(item, BaseException):
-            raise item
-        return item
-
-    async def done_writing(self) -> None:
-        self.news.put_nowait(grpc.aio.EOF)
-
-    def cancel(self) -> None:
-        self.cancelled = True
-        self.news.put_nowait(asyncio.CancelledError())
-
-
-def status(code: grpc.StatusCode, reason: str = "") -> grpc.aio.AioRpcError:
-    trailers = grpc.aio.Metadata(("legato-reason", reason)) if reason else grpc.aio.Metadata()
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details="text")
+from tests.unit.client.fakes import PAYLOAD, Stream, refusal, status
 
 
 class Flight:
     """A pilot and the streams it has opened."""
 
-    def __init__(self, *streams: Stream, **patience: float) -> None:
+    def __init__(self, *streams: Stream, window: int = 1, **patience: float) -> None:
         self.ready = list(streams)
         self.opened: list[Stream] = []
         self.pilot = Pilot(
             "sequence 'a'",
-            Window("t", patience=Patience(**patience), jitter=lambda: 0.0),
-            StepWriter("m", "", "a"),
+            Window("t", size=window, patience=Patience(**patience), jitter=lambda: 0.0),
+            StepWriter("m", "", "a", starting=start_parameters()),
             connect=self.connect,
             state=lambda: "nobody there",
         )
@@ -145,13 +99,52 @@ async def test_steps_behind_a_refused_one_say_so() -> None:
 
 async def test_error_without_status_is_understood() -> None:
     """A server that does not end streams with a status still tells the reason."""
-    message = pb.ModelStreamInferResponse(error_message="the model failed")
-    message.infer_response.parameters["legato-reason"].string_param = "model_failed"
-    flight = Flight(Stream(answers=0, then=message))
+    flight = Flight(Stream(answers=0, then=refusal("model_failed")))
 
     with pytest.raises(ModelFailedError, match="the model failed"):
         await flight.step()
     await flight.pilot.close()
+
+
+async def test_refusal_with_a_status_leaves_the_stream_open() -> None:
+    """The next step takes the number, and the same stream."""
+    flight = Flight(Stream(answers=1, then=refusal("model_failed", "INTERNAL")))
+    await flight.step()
+
+    with pytest.raises(ModelFailedError):
+        await flight.step()
+    answer = await flight.step()
+    await flight.pilot.close()
+
+    (stream,) = flight.opened
+    numbers = [r.parameters["sequence_step"].int64_param for r in stream.requests]
+    assert (answer.id, numbers) == ("t.2", [1, 2, 2])
+
+
+async def test_refusal_that_passes_is_tried_on_another_stream() -> None:
+    """A full queue is no answer."""
+    flight = Flight(Stream(answers=0, then=refusal("queue_full", "RESOURCE_EXHAUSTED")), Stream())
+
+    answer = await flight.step()
+    await flight.pilot.close()
+
+    assert answer.id == "t.1"
+    assert len(flight.opened) == 2
+
+
+async def test_stream_with_steps_behind_a_refused_one_is_left() -> None:
+    """Their refusals must not be taken for those of the steps that get their numbers."""
+    flight = Flight(Stream(answers=1, then=refusal("model_failed", "INTERNAL")), Stream(), window=4)
+    await flight.step()
+
+    outcomes = await asyncio.gather(flight.step(), flight.step(), return_exceptions=True)
+    answer = await flight.step()
+    await flight.pilot.close()
+
+    assert [type(outcome) for outcome in outcomes] == [ModelFailedError, SequenceError]
+    assert answer.id == "t.2"
+    assert len(flight.opened) == 2
+    assert flight.opened[0].cancelled
 
 
 async def test_given_up_step_is_sent_again_on_demand() -> None:
@@ -213,3 +206,4 @@ async def test_closing_fails_what_is_unanswered() -> None:
     for sink in (waiting, late):
         with pytest.raises(SequenceError, match="closed at this end"):
             await sink
+    assert (flight.pilot.unanswered, flight.pilot.over) == (1, False)

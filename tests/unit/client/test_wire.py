@@ -13,6 +13,7 @@ from legato.client.wire import (
     incarnation_of,
     model_info,
     read_outputs,
+    start_parameters,
     streamed_failure,
 )
 from legato.core.types import KSERVE, Step
@@ -21,6 +22,8 @@ from legato.protocols.kserve.gen import model_config_pb2 as config_pb
 from legato.protocols.kserve.to_core import fill
 
 PAYLOAD = Payload((("x", "FP32", (1, 2)),), (np.float32([[1, 2]]).tobytes(),))
+
+START = start_parameters()
 
 
 def read(data: bytes) -> Step:
@@ -36,7 +39,8 @@ def pending(number: int, *, end: bool = False, payload: Payload = PAYLOAD) -> Pe
 
 def test_first_step_starts_and_later_ones_do_not() -> None:
     """Flags of one step do not stick to the next."""
-    writer = StepWriter("m", "2", "a", ["y"], restart=True)
+    starting = start_parameters(restart=True, idle_timeout_s=5, durability="disk")
+    writer = StepWriter("m", "2", "a", ["y"], starting=starting)
 
     first = read(writer.write(pending(1), 0, ""))
     last = read(writer.write(pending(2, end=True), 1, "ab" * 16))
@@ -46,6 +50,7 @@ def test_first_step_starts_and_later_ones_do_not() -> None:
         "m", "2", "a", ("y",),
     )  # fmt: skip
     assert (first.number, first.start, first.restart, first.end) == (1, True, True, False)
+    assert [(step.ttl_s, step.level) for step in (first, last)] == [(5.0, "disk"), (None, "")]
     assert (first.request_id, first.acknowledged, first.incarnation) == ("t.1", 0, b"")
     assert (last.number, last.start, last.restart, last.end) == (2, False, False, True)
     assert (last.acknowledged, last.incarnation) == (1, bytes.fromhex("ab" * 16))
@@ -56,14 +61,14 @@ def test_first_step_starts_and_later_ones_do_not() -> None:
 @pytest.mark.parametrize("sequence", ["7", 7, 2**63 + 5])
 def test_ids_keep_their_kind(sequence) -> None:
     """A number stays a number, also one of 64 bits."""
-    step = read(StepWriter("m", "", sequence).write(pending(1), 0, ""))
+    step = read(StepWriter("m", "", sequence, starting=START).write(pending(1), 0, ""))
 
     assert step.correlation_id == sequence
 
 
 def test_shapes_may_change_from_step_to_step() -> None:
     """Headers follow their data."""
-    writer = StepWriter("m", "", "a")
+    writer = StepWriter("m", "", "a", starting=START)
     longer = Payload((("x", "FP32", (1, 3)),), (np.float32([[1, 2, 3]]).tobytes(),))
 
     writer.write(pending(1), 0, "")
@@ -79,11 +84,13 @@ def test_answer_becomes_outputs() -> None:
     response.raw_output_contents.append(np.int64(5).tobytes())
     response.parameters["sequence_replayed"].bool_param = True
     response.parameters["sequence_incarnation"].string_param = "ff"
+    response.parameters["sequence_durability"].string_param = "disk"
 
     outputs = read_outputs(response, 4)
 
     assert outputs["y"].tolist() == [[5]]
     assert (outputs.step, outputs.replayed, outputs.version) == (4, True, "3")
+    assert outputs.durability == "disk"
     assert incarnation_of(response) == "ff"
     assert incarnation_of(pb.ModelInferResponse()) == ""
 
@@ -107,6 +114,8 @@ def test_trailers_and_messages_tell_the_same_failure() -> None:
         assert (failure.reason, failure.expected_step) == ("queue_full", 4)
         assert (failure.message, failure.retry_after_s) == ("full", 0.25)
     assert failure_of("UNAVAILABLE", "", None).reason == ""
+    message.infer_response.parameters["legato-status"].string_param = "RESOURCE_EXHAUSTED"
+    assert streamed_failure(message) == trailed
 
 
 def test_configuration_says_what_may_be_left_out() -> None:
