@@ -223,8 +223,8 @@ def _control(spec: TensorSpec, rows: Sequence[BatchRow]) -> Array:
     else:
         off, on = spec.control_values
         values = [on if _told(kind, row.info) else off for row in rows]
-    if spec.batch_axis is None:
-        values = values[:1]
+    if spec.batch_axis is None or not spec.shape:
+        values = values[:1]  # rows that must be told different things do not share a call
     array = np.array(values, object if spec.dtype == "object" else spec.dtype)
     if not spec.shape:
         return array.reshape(())

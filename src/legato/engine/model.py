@@ -11,7 +11,7 @@ from xxhash import xxh3_64
 from legato.core.errors import InputError, join_names
 from legato.core.reply import ReplyEncoder
 from legato.core.scheduler import Policy, Scheduler
-from legato.core.types import InputKind, UpdateRule
+from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.engine.batch import Batcher
 from legato.engine.instance import Instance
 from legato.engine.process import ProcessRuntime
@@ -45,6 +45,7 @@ class ModelHandle:
         searched: ``pinned`` is complete.
         instances: All loaded copies; ``free`` are those without a plan, ``down`` those whose
             worker process is dead.
+        tells_together: Some control input has no batch axis; see :meth:`told_alike`.
         sticky: Sequences go to the worker that ran them last, where it is free.
         scaling: Held while the number of instances is changed.
         post: Calls a function on the event loop; from any thread.
@@ -71,11 +72,12 @@ class ModelHandle:
         self.searched = False
         self.batcher = Batcher(self.signature, reject_non_finite=config.reject_non_finite)
         limit = config.max_batch_size if self.signature.batching else 1
-        if any(
-            spec.kind is InputKind.CONTROL and (spec.batch_axis is None or not spec.shape)
+        self._shared_controls = tuple(
+            spec.control
             for spec in self.signature.inputs
-        ):
-            limit = 1  # one value tells all rows the same, and rows differ in it
+            if spec.kind is InputKind.CONTROL and (spec.batch_axis is None or not spec.shape)
+        )
+        self.tells_together = bool(self._shared_controls)
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
@@ -187,6 +189,23 @@ class ModelHandle:
                 )
         step.group = None if self._uniform else self._group(inputs)
         return None
+
+    def told_alike(self, step: Step, number: int) -> tuple[Any, ...]:
+        """What control inputs without a batch axis tell a step: they tell all rows the same.
+
+        Args:
+            step: Which step.
+            number: Its number.
+        """
+        told: list[Any] = []
+        for control in self._shared_controls:
+            if control in (ControlKind.START, ControlKind.NOT_START):
+                told.append(number == 1)
+            elif control is ControlKind.END:
+                told.append(step.end)
+            elif control is ControlKind.CORRELATION_ID:
+                told.append(step.correlation_id)
+        return tuple(told)
 
     def _group(self, inputs: Any) -> tuple[Any, ...]:
         """What rows must agree on to share a batch."""

@@ -102,6 +102,8 @@ class Work:
         self.group: Any = (
             step.group if layout.uniform else (step.group, layout.shapes_in_common(state))
         )
+        if handle.tells_together:
+            self.group = (self.group, handle.told_alike(step, number))
         if sequence.home is not None and (sequence.bound or handle.sticky):
             self.group = (self.group, id(sequence.home))
 

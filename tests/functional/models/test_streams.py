@@ -246,3 +246,4 @@ async def test_moonshine_writes_down_several_recordings_at_once(bench):
         "Ever tried ever failed, no matter.",
     ]
     assert bench.engine.model("decoder").statistics.retried_rows == 0
+    assert bench.mean_batch("decoder") > 1

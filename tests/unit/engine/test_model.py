@@ -165,16 +165,40 @@ def test_an_input_without_batch_axis_is_compared_by_value() -> None:
     assert a != b
 
 
+@pytest.mark.parametrize(
+    ("control", "dtype", "classes"),
+    [
+        (ControlKind.START, "bool", [0, 1, 1, 1]),
+        (ControlKind.NOT_START, "bool", [0, 1, 1, 1]),
+        (ControlKind.END, "bool", [0, 0, 0, 1]),
+        (ControlKind.READY, "bool", [0, 0, 0, 0]),
+        (ControlKind.CORRELATION_ID, "int64", [0, 0, 1, 1]),
+    ],
+)
+def test_a_control_that_tells_all_rows_is_grouped_by_what_it_tells(control, dtype, classes) -> None:
+    """First steps share a call, later ones share another; nothing is told to a wrong row."""
+    lone = TensorSpec("c", dtype, (), None, InputKind.CONTROL, control=control)
+    handle = handle_of(X, lone)
+
+    def told(number: int, sequence: int, *, end: bool = False):
+        step = step_of(x=zeros(1, 2))
+        step.correlation_id, step.end = sequence, end
+        assert handle.check(step, first=number == 1) is None
+        row = StateRow((b"",), ((1, 1),))
+        return Work(handle, Sequence(("m", sequence)), step, number, row).group
+
+    groups = [told(1, 7), told(2, 7), told(9, 8), told(3, 8, end=True)]
+
+    assert [[*dict.fromkeys(groups)].index(group) for group in groups] == classes
+
+
 # -- limits -------------------------------------------------------------------------
 
 
 def test_the_batch_limit_follows_the_verdict() -> None:
-    """One by one where rows cannot share a call, or one control value tells all."""
-    lone = TensorSpec("c", "bool", (), None, InputKind.CONTROL, control=ControlKind.START)
-
+    """One by one where rows cannot share a call."""
     assert handle_of(X, max_batch_size=7).scheduler.policy.max_batch == 7
     assert handle_of(X, batching=False).scheduler.policy.max_batch == 1
-    assert handle_of(X, lone).scheduler.policy.max_batch == 1
 
 
 # -- digests --------------------------------------------------------------------------
