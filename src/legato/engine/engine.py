@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import (
@@ -212,7 +213,9 @@ class Engine:
         runtimes: list[Runtime] = []
         try:
             while len(runtimes) < count:
-                runtimes += [await asyncio.to_thread(build, config)]
+                # What loading found out (states, axes, the gate) need not be found out again.
+                clone = getattr(runtimes[0], "clone", None) if runtimes else None
+                runtimes += [await asyncio.to_thread(clone or partial(build, config))]
         except BaseException:
             for runtime in runtimes:
                 runtime.close()
@@ -295,9 +298,7 @@ class Engine:
     async def _retire(self, handle: ModelHandle) -> None:
         handle.serving = False
         # Polled, because it is rare: an event would cost every model call.
-        while (
-            len(handle.free) + len(handle.down) < len(handle.instances) or len(handle.scheduler)
-        ):
+        while len(handle.free) + len(handle.down) < len(handle.instances) or len(handle.scheduler):
             if len(handle.down) == len(handle.instances):
                 self._workers.refuse(handle)
             await asyncio.sleep(0.005)

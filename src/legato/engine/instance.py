@@ -50,9 +50,9 @@ class Instance:
         self.handle = handle
         self.runtime = runtime
         self.suspicion: Suspicion | None = None
-        self._plans: queue.SimpleQueue[
-            tuple[list[Work], Done] | Callable[[], object] | None
-        ] = queue.SimpleQueue()
+        self._plans: queue.SimpleQueue[tuple[list[Work], Done] | Callable[[], object] | None] = (
+            queue.SimpleQueue()
+        )
         self._thread: threading.Thread | None = None
 
     def run(self, plan: list[Work]) -> BatchOutcome:

@@ -90,7 +90,9 @@ class StepResult:
 class Runtime(Protocol):
     """A loaded model on one device.
 
-    ``step`` blocks and may be called from any thread, one call at a time.
+    ``step`` blocks and may be called from any thread, one call at a time. A runtime that
+    is costly to examine may also have ``clone() -> Runtime``: further instances are then
+    made by it and not by loading again.
     """
 
     signature: Signature

@@ -210,6 +210,24 @@ def test_versions_agree_on_having_state(make) -> None:
     assert h.ask(1, 1, start=True).step == 1
 
 
+def test_further_instances_are_copies_of_the_first(make) -> None:
+    """Where a runtime can be copied, a model is examined once, however often it is loaded."""
+    h = make()
+    copies = []
+
+    class Copied(ChainRuntime):
+        def clone(self):
+            copies.append(ChainRuntime())
+            return copies[-1]
+
+    h.make_runtime = Copied
+
+    handle = h.load(instances=3)
+
+    assert len(h.runtimes) == 1
+    assert [each.runtime for each in handle.instances] == [*h.runtimes, *copies]
+
+
 def test_a_load_that_fails_closes_what_it_built(make) -> None:
     """The second instance does not fit: the first is freed."""
     h = make()
