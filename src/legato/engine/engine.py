@@ -182,7 +182,7 @@ class Engine:
         runtimes = await self._build(config, config.instances)
         signature = None if runtimes else registry.signature_of(config)
         handle = ModelHandle(config, runtimes, digest, signature)
-        handle.post = self.loop.call_soon_threadsafe
+        handle.post = asyncio.get_running_loop().call_soon_threadsafe  # models come before start()
         for instance in handle.instances:
             instance.suspicion = self.suspicion
         model = self.tables.get(config.name)
