@@ -211,7 +211,7 @@ class Properties:
             ConfigError: One is impossible, or not served here.
         """
         for key, why in _NOT_SERVED.items():
-            if values.get(key, "").lower() in (_TRUE,):
+            if values.get(key, "").lower() == _TRUE:
                 raise ConfigError(f"{why}", key=key, fix="remove it, or put a proxy in front")
         metrics = _flag(values, "enable_metrics_api", default=True)
         return cls(

@@ -182,6 +182,9 @@ def _cannot_queue(error: ServerError, asked: Asked) -> Failure:
 
 def _handler(error: ServerError, _asked: Asked) -> Failure:
     """Take a handler's own code and text; what has none is TorchServe's usual one."""
+    timed_out = getattr(error, "timed_out", None)
+    if timed_out is not None:  # its worker was killed: by us for its slowness, or by others
+        return _internal(500 if timed_out else 507, "Worker died.")
     status = getattr(error, "status", None)
     if not isinstance(status, int):
         return _internal(503, "Prediction failed", Status.UNAVAILABLE)
@@ -214,7 +217,7 @@ _BUSY = _as(503, "ServiceUnavailableException")
 CASES: dict[str, Callable[[ServerError, Asked], Failure]] = {
     "internal": _as(500),
     "invalid_argument": _BAD,
-    "unavailable": _BUSY,
+    "unavailable": _cannot_queue,
     "conflict": _CONFLICT,
     "instance_gone": _died,
     "data_loss": _as(500),

@@ -170,7 +170,7 @@ class Job:
 
     def _make(self, one: Registered) -> Step:
         request, handle = self._request, one.handle
-        if handle is None:
+        if handle is None or not handle.instances:
             raise errors.no_worker(request.model, request.version)
         if one.limits.use_job_ticket and (not handle.free or len(handle.scheduler)):
             raise errors.no_worker(request.model, request.version, "every worker is busy")

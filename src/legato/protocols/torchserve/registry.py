@@ -1,7 +1,6 @@
 """Which models are registered: register, scale, set a default, describe, unregister.
 
-A registered version without workers is known here and not loaded. Scaling loads the same
-content again with another number of instances: sequences, and the steps under way, go on.
+A version that is registered without workers is known here and not loaded until it gets some.
 """
 
 from __future__ import annotations
@@ -29,7 +28,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from legato.engine.engine import Engine
+    from legato.engine.instance import Instance
     from legato.engine.model import ModelHandle
+    from legato.engine.workers import WorkerStatus
     from legato.protocols.torchserve.store import ModelStore
     from legato.repository.config import ModelConfig
     from legato.repository.ts_properties import Properties
@@ -347,12 +348,7 @@ class Registry:
         try:
             one.handle = await load_model(self.engine, config)
         except (ConfigError, ServerError) as error:
-            log.warning("model_not_loaded", model=one.name, error=str(error))
-            raise Failure(
-                500,
-                "InternalServerException",
-                f"Failed to start workers for model {one.name} version: {one.version} ({error})",
-            ) from None
+            raise _not_started(one.name, one.version, error) from None
         one.config, one.began = config, self._wall()
         self._prefer(one.name)
 
@@ -374,16 +370,21 @@ class Registry:
         async with self._changing:
             one = self.find(name, version)
             wanted = min(_MOST_WORKERS, max(0, least))
-            if wanted != one.least or (wanted and one.handle is None):
-                if wanted:
+            if wanted or one.handle is not None:
+                if one.handle is None:
                     await self._load(one, wanted)
-                elif one.handle is not None:
-                    one.handle = None
-                    await self.engine.unload(one.name, one.version)
+                else:
+                    await self._scale(one.handle, wanted, max(wanted, most))
             one.least, one.most = wanted, min(_MOST_WORKERS, max(wanted, most))
         self._on_change("snapshot")
         asked = f", version: {version}" if version else ""
         return f"Workers scaled to {wanted} for model: {name}{asked}"
+
+    async def _scale(self, handle: ModelHandle, least: int, most: int) -> None:
+        try:
+            await self.engine.scale(handle, least, min(_MOST_WORKERS, most))
+        except (ConfigError, ServerError) as error:
+            raise _not_started(handle.name, handle.version, error) from None
 
     async def set_default(self, name: str, version: str) -> str:
         """Make a version the default; return what to tell the client.
@@ -422,6 +423,12 @@ class Registry:
                 await self.engine.unload(name, one.version)
         self._on_change("snapshot")
         return f'Model "{name}" unregistered'
+
+
+def _not_started(name: str, version: str, error: Exception) -> Failure:
+    log.warning("workers_not_started", model=name, version=version, error=str(error))
+    text = f"Failed to start workers for model {name} version: {version} ({error})"
+    return Failure(500, "InternalServerException", text)
 
 
 def integer_or(text: str | None, default: int) -> int:
@@ -485,20 +492,27 @@ def workers(one: Registered) -> list[dict[str, Any]]:
     """Return the workers of a version, each with ``status`` READY or UNLOADING."""
     if one.handle is None:
         return []
-    found: list[dict[str, Any]] = []
-    for instance in one.handle.instances:
-        tell = getattr(instance.runtime, "workers", None)
-        if tell is not None:
-            found += tell()
-            continue
-        found.append({"status": "READY" if one.handle.ready else "UNLOADING", "pid": os.getpid()})
-    started = datetime.fromtimestamp(one.began, UTC).isoformat(timespec="milliseconds")
-    usual = {
-        "startTime": started.replace("+00:00", "Z"),
-        "status": "READY",
-        "memoryUsage": 0,
-        "pid": os.getpid(),
+    return [
+        {"id": str(one.first_id + at), **_worker(instance, one)}
+        for at, instance in enumerate(one.handle.instances)
+    ]
+
+
+def _worker(instance: Instance, one: Registered) -> dict[str, Any]:
+    """Tell of one instance; one that is no process of its own lives in ours."""
+    tell = getattr(instance, "status", None)
+    found: WorkerStatus | None = tell() if tell is not None else None
+    alive = one.handle is not None and one.handle.ready if found is None else found.alive
+    return {
+        "startTime": _moment(one.began if found is None else found.started_at),
+        "status": "READY" if alive else "UNLOADING",
+        "memoryUsage": 0 if found is None else found.memory_bytes,
+        "pid": os.getpid() if found is None else found.pid,
         "gpu": False,
         "gpuUsage": "N/A",
     }
-    return [{"id": str(one.first_id + at), **usual, **worker} for at, worker in enumerate(found)]
+
+
+def _moment(seconds: float) -> str:
+    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
