@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 log = logs.get_logger()
 
+_SETTLE_S = 0.05
+
 
 class Server:
     """One engine with its models, and the protocols in front of it."""
@@ -113,10 +115,11 @@ class Server:
         """Take nothing new and finish what is in flight; false if time ran out."""
         done = await self.engine.drain(timeout_s)
         await asyncio.to_thread(self.recorder.writer.flush)
+        await asyncio.sleep(_SETTLE_S)  # what has just come gets its own answer
         for rpc in (self.rpc, self.torchserve):
             if rpc is not None:
                 rpc.close_all(Status.UNAVAILABLE, "the server is stopping")
-        await asyncio.sleep(0.05)  # the last replies are with Envoy; let it write them
+        await asyncio.sleep(_SETTLE_S)  # the last replies are with Envoy; let it write them
         return done
 
     async def close(self) -> None:
