@@ -77,9 +77,11 @@ def test_sequence_goes_on_elsewhere(client, server) -> None:
         seq.step(ONES)
         at, incarnation = seq.step_number, seq.incarnation
 
-    with legato.Client(server.address) as other:
-        with other.resume("accumulator", "moves", at, incarnation=incarnation) as seq:
-            assert seq.step(ONES).tolist() == [[2, 2, 2, 2]]
+    with (
+        legato.Client(server.address) as other,
+        other.resume("accumulator", "moves", at, incarnation=incarnation) as seq,
+    ):
+        assert seq.step(ONES).tolist() == [[2, 2, 2, 2]]
 
 
 def test_leaving_the_block_ends_the_sequence(client) -> None:
@@ -100,9 +102,12 @@ def test_leaving_the_block_ends_the_sequence(client) -> None:
 
 def test_sequence_left_by_an_exception_can_be_resumed(client) -> None:
     """Nothing that was paid for is thrown away by an accident."""
-    with pytest.raises(ZeroDivisionError), client.sequence("accumulator", "accident") as seq:
-        seq.step(ONES)
-        raise ZeroDivisionError
+    with (
+        pytest.raises(legato.InvalidInputError),
+        client.sequence("accumulator", "accident") as seq,
+    ):
+        for _y in seq.stream([ONES, np.ones(5)]):
+            pass
 
     with client.resume("accumulator", "accident") as seq:
         assert seq.step_number == 1

@@ -77,7 +77,7 @@ def test_end_without_a_beginning_is_no_trouble() -> None:
 
 @pytest.mark.parametrize(("error", "told"), [(BlockingIOError(), 0), (ValueError("x"), 1)])
 def test_event_that_another_loop_took_is_no_error(monkeypatch, error, told) -> None:
-    """gRPC wakes every loop of the process; whatever else goes wrong is told."""
+    """Every loop of a process is woken by gRPC; whatever else goes wrong is told."""
     background = Background()
     loop = background.acquire()
     seen: list[object] = []

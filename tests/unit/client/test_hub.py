@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import grpc
 import grpc.aio
 import pytest
+from tests.unit.client.fakes import PAYLOAD, Server, status
 
 import legato
 from legato.client import hub as hub_module
@@ -23,8 +24,6 @@ from legato.client.hub import Hub, Options
 from legato.client.settings import target
 from legato.client.window import Patience
 from legato.protocols.sequences.gen import sequences_pb2 as pb
-
-from tests.unit.client.fakes import PAYLOAD, Server, status
 
 ENDED = pb.EndResponse(status="ended", step=1)
 
@@ -274,9 +273,10 @@ async def test_lost_sequence_lets_go_of_its_stream(at) -> None:
 
         del seq
         gc.collect()
-        while hub._pilots or hub._leaving:
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the collector may run in any thread: the loop is told of it
+        await asyncio.gather(*hub._leaving)
 
+        assert not hub._pilots
         assert server.streams[0].cancelled
         assert server.asked("End") == []
 

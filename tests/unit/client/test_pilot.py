@@ -6,16 +6,13 @@ import asyncio
 
 import grpc
 import grpc.aio
-import numpy as np
 import pytest
+from tests.unit.client.fakes import PAYLOAD, Stream, refusal, status
 
 from legato.client.errors import ModelFailedError, SequenceError, UnavailableError
 from legato.client.pilot import Pilot
-from legato.client.tensors import Payload
 from legato.client.window import Patience, Window
 from legato.client.wire import StepWriter, start_parameters
-
-from tests.unit.client.fakes import PAYLOAD, Stream, refusal, status
 
 
 class Flight:
