@@ -39,6 +39,9 @@ _MANAGER_CHANGES: Final[dict[str, Any]] = {
         "max_concurrent_streams": 1_000_000,
         "initial_stream_window_size": _STREAM_WINDOW_BYTES,
         "initial_connection_window_size": _CONNECTION_WINDOW_BYTES,
+        # gRPC clients give room back for each message they read, and a batch's replies on one
+        # stream are one frame: at the default of 10 a busy connection is taken for a flood.
+        "max_inbound_window_update_frames_per_data_frame_sent": 10_000,
         # A client that vanished without a word is found, and its streams are cancelled.
         "connection_keepalive": {"interval": "60s", "timeout": "30s"},
     },

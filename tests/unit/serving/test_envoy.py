@@ -37,6 +37,13 @@ def test_a_quiet_stream_is_never_cut() -> None:
     assert found["http2_protocol_options"]["max_concurrent_streams"] > 100_000
 
 
+def test_a_client_that_reads_many_replies_of_one_frame_is_no_flood() -> None:
+    """It gives room back for each reply, thousands of times a frame if need be."""
+    found = manager(listener())["http2_protocol_options"]
+
+    assert found["max_inbound_window_update_frames_per_data_frame_sent"] >= 1000
+
+
 def test_a_second_server_cannot_share_the_port() -> None:
     """With SO_REUSEPORT it would silently get half of the connections."""
     assert listener()["enable_reuse_port"] is False
