@@ -21,6 +21,7 @@ FIXED: Final = (
     (b"cache-control", b"no-cache; no-store, must-revalidate, private"),
     (b"expires", b"Thu, 01 Jan 1970 00:00:00 UTC"),
 )
+_MOST_DRAINED: Final = 64 * 1024 * 1024
 _HOP: Final = frozenset(
     b"connection content-length keep-alive te trailer transfer-encoding upgrade".split()
 )
@@ -54,9 +55,20 @@ async def body_of(scope: Mapping[str, Any], receive: Receive, limit: int) -> byt
     try:
         return await read_body(receive, declared.decode() if declared else None, limit)
     except TooLargeError as error:
+        await _drain(receive)
         raise TooLong(str(error)) from None
     except ClientGoneError:
         return None
+
+
+async def _drain(receive: Receive) -> None:
+    """Take the rest of a body: a client that still sends would not see the answer."""
+    size = 0
+    while size < _MOST_DRAINED:
+        event = await receive()
+        size += len(event.get("body", b""))
+        if event["type"] != "http.request" or not event.get("more_body"):
+            return
 
 
 class TooLong(Failure):

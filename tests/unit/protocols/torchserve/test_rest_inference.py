@@ -23,7 +23,7 @@ def app(bench) -> InferenceApp:
 async def predict(app, http, *answers, engine=None):
     """Send a request and answer it once it has become a step."""
     task = asyncio.ensure_future(http.ask(app))
-    while not engine.steps and not task.done():
+    while not engine.steps and not task.done():  # noqa: ASYNC110 - a turn or two
         await asyncio.sleep(0)
     for answer in answers:
         answer()
