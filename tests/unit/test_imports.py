@@ -32,8 +32,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "settings": {"core"},
     "repository": {"core"},
     "stores": {"core", "faults", "observe.log"},
-    "runtimes": {"core", "faults", "observe.log", "repository"},
+    "runtimes": {"core", "faults", "observe.log", "repository", "torchserve"},
     "model": {"core", "runtimes"},
+    "torchserve": set(),
+    "runtimes.worker.boot": {"runtimes"},
     "archive": {"core"},
     "engine": BELOW_ENGINE,
     "recorder": BELOW_ENGINE | {"archive", "engine"},
@@ -52,8 +54,9 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 
 # Settings are read in one place. Fault points are no setting: they must work in every room
-# of a process that a test starts with nothing but a variable.
-READ_ENVIRONMENT = ("settings", "faults")
+# of a process that a test starts with nothing but a variable. A worker process makes the
+# environment that other people's libraries find in it.
+READ_ENVIRONMENT = ("settings", "faults", "runtimes.worker.boot")
 
 # The core is pure: what it decides depends on its arguments alone.
 IMPURE = {

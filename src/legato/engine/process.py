@@ -27,7 +27,7 @@ from xxhash import xxh3_128_digest
 from legato.core.errors import ConfigError, InstanceGoneError
 from legato.observe.log import get_logger
 from legato.runtimes.base import StepResult
-from legato.runtimes.worker import boot
+from legato.runtimes.worker import frames
 from legato.runtimes.worker.frames import Channel, ChannelClosedError
 from legato.runtimes.worker.messages import from_endings, from_rows, to_error, to_signature
 
@@ -192,7 +192,7 @@ def _spawn(config: ModelConfig, theirs: socket.socket) -> subprocess.Popen[bytes
         [
             config.worker.python or _interpreter(),
             "-u",
-            str(Path(boot.__file__)),
+            str(Path(frames.__file__).with_name("boot.py")),
             str(theirs.fileno()),
             str(os.getpid()),
         ],

@@ -1,4 +1,4 @@
-"""TorchServe archives on disk: unpack, read the manifest and the model's YAML, install requirements.
+"""TorchServe archives on disk: unpack, read manifest and YAML, install requirements.
 
 A ``.mar`` is a zip file, any other file a gzipped tar whose entries sit under one folder, and
 a folder is used where it lies. Nothing that is unpacked leaves the target folder.

@@ -1,0 +1,187 @@
+"""What a handler keeps for its sequences, found, taken out and put back.
+
+Handlers keep state in dictionaries of their own, under the id of the sequence: an attribute
+of the handler, of the context or of their module, or an LRU anywhere. An entry under the
+id of a row *is* that sequence's state: after a step it is encoded and committed with it, before
+a step it is put back where it differs. So any worker can take any sequence, and a step
+that failed leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, defaultdict
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from xxhash import xxh3_128_digest
+
+from legato.runtimes.torchserve import lru
+from legato.runtimes.torchserve.values import UnsupportedValueError, decode, encode
+from legato.torchserve import made_caches
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, MutableMapping
+
+_PLAIN: Final = (dict, OrderedDict, defaultdict)
+_MOST_WARM: Final = 100_000
+
+
+class _Warm(NamedTuple):
+    """What the memory of this worker holds of a sequence."""
+
+    digest: bytes
+    places: tuple[tuple[str, Any], ...]
+    bound: bool
+
+
+class Caches:
+    """The dictionaries of one handler.
+
+    Args:
+        roots: Where to look, by the name that an entry is stored under.
+        warn: Takes sentences for people.
+    """
+
+    def __init__(
+        self,
+        roots: Callable[[], Mapping[str, Mapping[str, Any]]],
+        warn: Callable[[str], None],
+    ) -> None:
+        self._roots = roots
+        self._warn = warn
+        self._warned: set[str] = set()
+        self._warm: OrderedDict[str, _Warm] = OrderedDict()
+
+    def _places(self) -> Iterator[tuple[str, MutableMapping[Any, Any]]]:
+        """Every dictionary once, under a name that is the same in every worker."""
+        seen: set[int] = set()
+        for root, members in self._roots().items():
+            for name, value in list(members.items()):
+                if type(value) in _PLAIN and not name.startswith("__"):
+                    found = value
+                elif isinstance(value, lru.LRU):
+                    found = lru.entries(value)
+                else:
+                    continue
+                if id(found) not in seen:
+                    seen.add(id(found))
+                    yield f"{root}.{name}", found
+        for number, cache in enumerate(lru.made()):
+            found = lru.entries(cache)
+            if id(found) not in seen:
+                yield f"lru.{number}", found
+        for name, explicit in made_caches():
+            yield f"explicit.{name}", explicit.entries
+
+    # -- before a step ------------------------------------------------------------------
+
+    def has(self, sequence: str, digest: bytes) -> bool:
+        """Tell whether memory holds exactly this state of a sequence."""
+        warm = self._warm.get(sequence)
+        if warm is None or warm.digest != digest:
+            return False
+        places = dict(self._places())
+        return all(name in places and key in places[name] for name, key in warm.places)
+
+    def restore(self, sequence: str, state: bytes) -> None:
+        """Make memory hold this state of a sequence.
+
+        Raises:
+            ValueError: The state cannot be read.
+        """
+        digest = xxh3_128_digest(state)
+        if self.has(sequence, digest):
+            return
+        self._warm.pop(sequence, None)
+        stored: dict[tuple[str, Any], tuple[str, bytes]] = {
+            (name, key): (opaque, blob)
+            for name, key, opaque, blob in (decode(state) if state else ())
+        }
+        for name, entries in self._places():
+            for key in _keys(sequence):
+                entry = stored.pop((name, key), None)
+                if entry is None:
+                    entries.pop(key, None)
+                elif not entry[0]:
+                    entries[key] = decode(entry[1])
+                elif key not in entries:
+                    self._lost(sequence, name, entry[0])
+        for name, _key in stored:
+            self._warn_once(
+                f"nowhere:{name}",
+                f"the handler has no '{name}' yet into which the state of sequence "
+                f"'{sequence}' goes; create it in initialize()",
+            )
+
+    def _lost(self, sequence: str, name: str, kind: str) -> None:
+        self._warn(
+            f"the entry of sequence '{sequence}' in '{name}' is lost: it was a {kind}, kept in "
+            "the memory of a worker that is gone"
+        )
+
+    # -- after a step -------------------------------------------------------------------
+
+    def capture(self, sequence: str) -> tuple[bytes, bool]:
+        """Encode what memory holds of a sequence.
+
+        Returns:
+            The state, and whether part of it can only stay in memory.
+        """
+        found: list[tuple[str, Any, str, bytes]] = []
+        bound = False
+        for name, entries in self._places():
+            for key in _keys(sequence):
+                if key not in entries:
+                    continue
+                opaque, blob = self._encoded(name, entries[key])
+                bound = bound or bool(opaque)
+                found.append((name, key, opaque, blob))
+        state = encode(found) if found else b""
+        places = tuple((name, key) for name, key, _opaque, _blob in found)
+        self._warm[sequence] = _Warm(xxh3_128_digest(state), places, bound)
+        self._warm.move_to_end(sequence)
+        while len(self._warm) > _MOST_WARM:
+            self._warm.popitem(last=False)
+        return state, bound
+
+    def _encoded(self, name: str, value: Any) -> tuple[str, bytes]:
+        """Return the type that keeps an entry in memory, "" where all is well, and the bytes."""
+        try:
+            return "", encode(value)
+        except UnsupportedValueError as error:
+            if name.startswith("explicit."):
+                raise
+            self._warn_once(
+                f"{name}:{error.kind}",
+                f"entries of '{name}' hold a {error.kind}, which cannot be stored: they stay in "
+                "the memory of one worker and are lost with it",
+            )
+            return error.kind, b""
+
+    def doubt(self, sequence: str) -> None:
+        """Trust memory no more: a step failed in the middle."""
+        self._warm.pop(sequence, None)
+
+    def forget(self, sequence: str) -> None:
+        """Let go of a sequence that is over."""
+        self._warm.pop(sequence, None)
+        for _name, entries in self._places():
+            for key in _keys(sequence):
+                entries.pop(key, None)
+
+    def pin(self, sequences: list[str]) -> None:
+        """Keep the entries of these sequences from eviction until :meth:`unpin`."""
+        lru.pin(key for sequence in sequences for key in _keys(sequence))
+
+    def unpin(self) -> None:
+        """End a step."""
+        lru.unpin()
+
+    def _warn_once(self, what: str, text: str) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            self._warn(text)
+
+
+def _keys(sequence: str) -> tuple[Any, ...]:
+    """The keys under which handlers keep a sequence: its id, or the number it spells."""
+    return (sequence, int(sequence)) if sequence.isdecimal() else (sequence,)

@@ -1,0 +1,5 @@
+"""``ts.metrics.metric``."""
+
+from legato.runtimes.torchserve.metrics import Metric
+
+__all__ = ["Metric"]

@@ -1,0 +1,5 @@
+"""``ts.metrics.metrics_store``."""
+
+from legato.runtimes.torchserve.metrics import Metrics as MetricsStore
+
+__all__ = ["MetricsStore"]
