@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto
+from google.protobuf.message import DecodeError
 
 from legato.protocols.rpc.gen import reflection_pb2
 from legato.protocols.rpc.service import Call, Handler, Method, RpcError, Service, Status
@@ -140,8 +141,9 @@ class _Reflection:
     def message(self, data: bytes) -> None:
         try:
             request = reflection_pb2.ServerReflectionRequest.FromString(data)
-        except ValueError as error:  # protobuf's DecodeError
-            raise RpcError(Status.INTERNAL, "not a ServerReflectionRequest") from error
+        except DecodeError as error:
+            text = "the message is not a ServerReflectionRequest"
+            raise RpcError(Status.INTERNAL, text) from error
         self._call.send(self._answer(request).SerializeToString())
 
     def half_close(self) -> None:

@@ -83,3 +83,16 @@ async def test_what_is_not_there_is_not_found(request_: ServerReflectionRequest)
     answer = await ask(request_)
 
     assert answer.error_response.error_code == 5
+
+
+async def test_garbage_ends_the_stream_with_its_reason() -> None:
+    """Bytes that are no request are the client's mistake, not ours: nothing is logged."""
+    app = RpcApp(reflection.services([health.service(lambda: True)]))
+    stream = FakeStream(f"/{reflection.NAMES[0]}/ServerReflectionInfo")
+    await app(stream.scope, stream.receive, stream.send)
+
+    stream.say(b"\xff\xff", more=False)
+    await turn()
+
+    assert stream.status == 13
+    assert stream.trailers["grpc-message"] == "the message is not a ServerReflectionRequest"
