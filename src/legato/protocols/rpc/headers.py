@@ -21,6 +21,9 @@ _TIMEOUT_UNITS: Final = {
     b"n": 1e-9,
 }
 _MAX_TIMEOUT_DIGITS: Final = 8
+_LONGEST_MESSAGE: Final = 4096
+"""Bytes of a ``grpc-message``: gRPC's clients begin to refuse headers of 8 KiB in all."""
+_CUT: Final = b"..."
 _UNSAFE: Final = re.compile(rb"[^\x20-\x24\x26-\x7e]")
 _NAME: Final = re.compile(r"[0-9a-z_.\-]+")
 
@@ -38,7 +41,20 @@ def parse_timeout(value: bytes) -> float:
 
 
 def encode_message(text: str) -> bytes:
-    """Percent-encode a ``grpc-message``."""
+    """Percent-encode a ``grpc-message``; a long one is cut to what clients take in a header."""
+    encoded = _encoded(text)
+    if len(encoded) <= _LONGEST_MESSAGE:
+        return encoded
+    kept, room = [], _LONGEST_MESSAGE - len(_CUT)
+    for character in text:
+        kept.append(_encoded(character))
+        room -= len(kept[-1])
+        if room < 0:
+            break
+    return b"".join(kept[:-1]) + _CUT
+
+
+def _encoded(text: str) -> bytes:
     return _UNSAFE.sub(lambda match: b"%%%02X" % match[0][0], text.encode("utf-8", "replace"))
 
 

@@ -47,6 +47,16 @@ def test_messages_are_ascii_and_come_back(text: str) -> None:
     assert unquote(encoded.decode("ascii")) == text
 
 
+@pytest.mark.parametrize("character", ["a", "%", "\u00e9", "\U0001f600"])
+def test_long_messages_are_cut_between_characters(character: str) -> None:
+    """Clients drop the whole call over a header that is too long for them."""
+    encoded = headers.encode_message(character * 5000)
+
+    assert 4080 < len(encoded) <= 4096
+    shown = unquote(encoded.decode("ascii"), errors="strict")
+    assert shown == character * (len(shown) - 3) + "..."
+
+
 def test_repeated_metadata_is_joined() -> None:
     """Names are lower-cased, repeated values joined in order."""
     found = headers.decode_metadata([(b"X-A", b"1"), (b"x-b", b"2"), (b"x-a", b"3")])
