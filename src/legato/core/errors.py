@@ -227,14 +227,14 @@ class StepTakenError(ClientError):
 
 
 class RequestIdReusedError(ClientError):
-    """The same step and request id came with other input."""
+    """The same step and request id came with other input, or the first without the number."""
 
     code = "request_id_reused"
 
     def __init__(self, got: int, expected: int) -> None:
         super().__init__(
-            f"step {got} was applied with other input under the same request id: "
-            f"step {expected} is expected next",
+            f"step {got} was applied for another request with the same request id (other input, "
+            f"or sent without a number): step {expected} is expected next",
             expected_step=expected,
         )
 

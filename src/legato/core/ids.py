@@ -24,7 +24,9 @@ SNAPSHOTS = "snapshots/"
 """Beginning of a group of snapshots; no model's name holds a slash."""
 
 _MAX_ID = 0xFFFFFFFFFFFFFFFF
-_MAX_BYTES = 200
+MAX_BYTES = 1000
+"""Longest id of text, as UTF-8: it stands in paths and in every record of its sequence."""
+
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.~@")
 
 
@@ -68,10 +70,18 @@ def _number(text: str) -> int:
 
 
 def _short(text: str) -> str:
-    if not 0 < len(text.encode("utf-8", "surrogatepass")) <= _MAX_BYTES:
-        msg = f"an id of text has 1 to {_MAX_BYTES} bytes"
+    if not text or is_too_long(text):
+        msg = f"an id of text has 1 to {MAX_BYTES} bytes"
         raise ValueError(msg)
     return text
+
+
+def is_too_long(correlation_id: CorrelationId) -> bool:
+    """Whether an id is more text than an id may be."""
+    return (
+        isinstance(correlation_id, str)
+        and len(correlation_id.encode("utf-8", "surrogatepass")) > MAX_BYTES
+    )
 
 
 def _pack(text: str) -> str:

@@ -30,7 +30,7 @@ from legato.core.errors import (
     UnknownModelError,
     UnknownSequenceError,
 )
-from legato.core.ids import RESERVED, is_reserved
+from legato.core.ids import MAX_BYTES, RESERVED, is_reserved, is_too_long
 from legato.core.reply import decode_reply
 from legato.core.types import Durability, Reply, SequenceKey, StateRow, WhenFull
 from legato.engine.model import digest_inputs
@@ -92,6 +92,8 @@ class Admission:
         if sequence is None:
             if is_reserved(correlation_id):
                 return ClientError(f"ids that begin with '{RESERVED}' are kept for snapshots")
+            if is_too_long(correlation_id):
+                return ClientError(f"the correlation id is longer than {MAX_BYTES} bytes")
             sequence = Sequence(SequenceKey(step.model, correlation_id))
             model.sequences[correlation_id] = sequence
         elif len(sequence.steps) >= model.max_queued_steps:

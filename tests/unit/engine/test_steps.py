@@ -247,6 +247,18 @@ def test_a_missing_id_is_refused_in_kserve(make, missing) -> None:
     assert isinstance(h.ask(missing, 1, start=True), MissingIdError)
 
 
+def test_an_id_has_a_longest_length(make) -> None:
+    """A text that no path and no listing could carry names no sequence."""
+    h = make()
+    h.load()
+
+    error = h.ask("\u00e9" * 501, 1, start=True)
+
+    assert error.code == "invalid_argument"
+    assert "1000 bytes" in str(error)
+    assert h.ask("\u00e9" * 500, 1, start=True).step == 1
+
+
 def test_the_server_gives_ids_and_passes_over_those_in_use(make) -> None:
     """Ids count up from 1; an id that a client took itself is not given."""
     h = make()

@@ -144,9 +144,9 @@ def _table(queries: _Queries, control: ModelControl | None) -> dict[str, Method]
 def _read(kind: type[Message], data: bytes) -> Any:
     try:
         return kind.FromString(data)
-    except DecodeError as error:
+    except DecodeError:
         name = kind.DESCRIPTOR.name
-        raise RpcError(Status.INTERNAL, f"the message is not a {name}: {error}") from None
+        raise RpcError(Status.INTERNAL, f"the message is not a {name}") from None
 
 
 def _query(kind: type[Message], fn: Callable[[Any], Message]) -> Method:

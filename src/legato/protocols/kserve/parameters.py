@@ -50,8 +50,10 @@ def _integer(key: str, value: Value, expected: str = "int64_param") -> int:
 
 def _count(key: str, value: Value) -> int:
     number = _integer(key, value)
-    if not 0 <= number <= _INT64_MAX:
+    if number < 0:
         raise ClientError(f"invalid value for '{key}' parameter, expected 0 or more, got {number}")
+    if number > _INT64_MAX:
+        raise ClientError(f"invalid value for '{key}' parameter, expected at most 2^63 - 1")
     return number
 
 

@@ -63,8 +63,8 @@ def fill(step: Step, data: bytes) -> None:
     """
     try:
         flat = _parse(data)
-    except DecodeError as error:
-        raise _unreadable(error) from None
+    except DecodeError:
+        raise _unreadable() from None
     step.model = flat.model_name
     step.request_id = flat.id
     version = flat.model_version
@@ -84,8 +84,8 @@ def fill(step: Step, data: bytes) -> None:
         step.outputs = tuple([_output_name(entry) for entry in outputs])
 
 
-def _unreadable(error: DecodeError) -> RpcError:
-    return RpcError(Status.INTERNAL, f"the message is not a ModelInferRequest: {error}")
+def _unreadable() -> RpcError:
+    return RpcError(Status.INTERNAL, "the message is not a ModelInferRequest")
 
 
 # -- parameters ---------------------------------------------------------------------------
@@ -94,8 +94,8 @@ def _unreadable(error: DecodeError) -> RpcError:
 def _parameter(entry: bytes) -> Setting:
     try:
         parsed = pb.ParameterEntry.FromString(entry)
-    except DecodeError as error:
-        raise _unreadable(error) from None
+    except DecodeError:
+        raise _unreadable() from None
     kind = parsed.value.WhichOneof("parameter_choice")
     if kind is None:
         raise ClientError(f"parameter '{parsed.key[:80]}' has no value")
@@ -142,8 +142,8 @@ def _both(name: str, model: str) -> InputError:
 def _input(entry: bytes) -> _Input:
     try:
         tensor = pb.ModelInferRequest.InferInputTensor.FromString(entry)
-    except DecodeError as error:
-        raise _unreadable(error) from None
+    except DecodeError:
+        raise _unreadable() from None
     refuse_shared_memory(tensor.name, "shared_memory_region" in tensor.parameters)
     dtype = numpy_dtype(tensor.datatype)
     shape = checked_shape(tensor.shape[:], tensor.name)
@@ -251,8 +251,8 @@ def _from_contents(tensor: _Input, model: str) -> Array:
 def _known_output(entry: bytes) -> str:
     try:
         wanted = pb.ModelInferRequest.InferRequestedOutputTensor.FromString(entry)
-    except DecodeError as error:
-        raise _unreadable(error) from None
+    except DecodeError:
+        raise _unreadable() from None
     refuse_shared_memory(wanted.name, "shared_memory_region" in wanted.parameters)
     refuse_classification(wanted.name, "classification" in wanted.parameters)
     return wanted.name

@@ -209,6 +209,12 @@ def test_correlation_ids_are_uint64_or_text(kit, given_id, expected) -> None:
             "invalid value for 'sequence_step' parameter, expected 0 or more, got -1",
         ),
         (
+            "sequence_step",
+            "uint64_param",
+            2**63,
+            "invalid value for 'sequence_step' parameter, expected at most 2^63 - 1",
+        ),
+        (
             "sequence_incarnation",
             "string_param",
             "xyz",
