@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
@@ -86,7 +87,9 @@ class Server:
             else None
         )
         self.rpc = RpcApp(_rpc_services(self), max_message_bytes=options.max_message_bytes)
-        self.web = Starlette(routes=_routes(self), exception_handlers={404: _not_found})
+        self.web = Starlette(
+            routes=_routes(self), exception_handlers={404: _refused, 405: _refused}
+        )
 
     def ready(self) -> bool:
         """Whether new work is taken: not while the store cannot write."""
@@ -225,8 +228,10 @@ def _routes(server: Server) -> list[Any]:
     ]
 
 
-def _not_found(_request: Request, _error: Exception) -> Response:
-    return JSONResponse({"error": "Not Found"}, status_code=404)
+def _refused(_request: Request, error: Exception) -> Response:
+    """Answer for a path that nobody has, or that is not asked this way."""
+    assert isinstance(error, HTTPException)  # noqa: S101 - Starlette's promise
+    return JSONResponse({"error": error.detail}, error.status_code, error.headers)
 
 
 class KeptReceive:

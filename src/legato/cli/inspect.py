@@ -91,6 +91,11 @@ def show(
     console.print(_tensor_table("Outputs", signature.outputs))
     if signature.states:
         console.print(_state_table(signature, dict(findings.why) if findings else {}))
+    elif findings is not None and findings.doubts:
+        console.print(
+            "[bold]State[/]\n  [yellow]none found for sure[/]: served as it is, every step stands "
+            "alone; see the notes\n"
+        )
     else:
         console.print("[bold]State[/]\n  none found: every step stands alone\n")
     console.print(f"[bold]Batching[/]\n  {_verdict(signature)}: {escape(signature.why)}\n")

@@ -203,6 +203,7 @@ class Engine:
             await self._let_go(model, [old], keep_sequences=keep_sequences)
         self.admission.room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
+        _warn_of_doubts(handle, runtimes)
         return handle
 
     async def _build(self, config: ModelConfig, count: int) -> list[Runtime]:
@@ -664,6 +665,19 @@ class Engine:
             if model.backlog:  # other nodes make room, too
                 self.admission.room_was_made(model)
         return len(expired)
+
+
+def _warn_of_doubts(handle: ModelHandle, runtimes: list[Runtime]) -> None:
+    """Say that a model served without state has tensors that look like one."""
+    findings = getattr(runtimes[0], "findings", None) if runtimes else None
+    doubts = getattr(findings, "doubts", ())
+    if doubts and not handle.stateful:
+        log.warning(
+            "model_may_have_state",
+            model=handle.name,
+            pairs=", ".join(f"{doubt.input} <- {doubt.output}" for doubt in doubts),
+            fix="name them under 'states' in model.yaml; if they are none, set 'discover: false'",
+        )
 
 
 class _Busy:

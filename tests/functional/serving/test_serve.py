@@ -10,9 +10,11 @@ import urllib.error
 import urllib.request
 
 import grpc
+import httpx
 import pytest
 from tests.functional.conftest import SOURCE, start
 from tests.functional.serving.models import infer, request, write_counter
+from tests.models.tiny import echo, save
 
 TIMEOUT_S = 60
 
@@ -89,6 +91,15 @@ def test_unknown_paths_are_not_found(served, path: str) -> None:
     assert json.loads(text) == {"error": "Not Found"}
 
 
+def test_a_page_that_is_only_read_says_so(served) -> None:
+    """Also in JSON, with the methods that it has."""
+    answer = httpx.post(f"{served.url}/metrics", timeout=TIMEOUT_S)
+
+    assert answer.status_code == 405
+    assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
+    assert answer.json() == {"error": "Method Not Allowed"}
+
+
 def test_health_is_served(served) -> None:
     """The standard service, for load balancers."""
     with grpc.insecure_channel(served.address) as channel:
@@ -110,6 +121,25 @@ def test_the_ready_line_says_what_where_and_how_fast(tmp_path) -> None:
         r"keeps sequences in memory only\n",
         line,
     )
+
+
+def test_a_model_that_may_have_state_is_named_at_start(tmp_path) -> None:
+    """It is served without state, and nobody finds that out from wrong answers."""
+    save(echo(), tmp_path, "doubtful")
+    (tmp_path / "sure").mkdir()
+    save(echo(), tmp_path / "sure")
+    (tmp_path / "sure" / "model.yaml").write_text("discover: false\n")
+
+    found = start(tmp_path / "doubtful.onnx", tmp_path / "sure")
+    found.await_ready()
+    found.stop()
+    found.close()
+
+    (line,) = [line for line in found.said if "model_may_have_state" in line]
+    warning = json.loads(line)
+    assert (warning["level"], warning["model"]) == ("warning", "doubtful")
+    assert warning["pairs"] == "x <- x_out"
+    assert "model.yaml" in warning["fix"]
 
 
 # -- what cannot be served ----------------------------------------------------------------

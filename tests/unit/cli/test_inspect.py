@@ -42,7 +42,7 @@ def test_a_doubt_is_shown_with_what_to_write(tmp_path):
     """What might be state, and is not taken for it, can be added by hand."""
     text = printed(*loaded(tiny.echo(), tmp_path))
 
-    assert "none found" in text
+    assert "none found for sure" in text
     assert "'x' and 'x_out' may be state" in text
     assert "{input: x, output: x_out}" in text
 
