@@ -40,6 +40,7 @@ CONTEXT: Final = {
 }
 COMPATIBLE: Final = "0.12.0"
 PID_FILE: Final = ".model_server.pid"
+_WORDS: Final = "legato\0torchserve"  # as a process has them in its command line
 _STOP_S: Final = 60.0
 _TRUE: Final = "true"
 
@@ -79,7 +80,7 @@ def command(ctx: typer.Context) -> None:
     Takes its flags as they are; ``legato torchserve --help`` lists them.
     """
     arguments = parser().parse_args(ctx.args)
-    pid_file = PidFile(Path(tempfile.gettempdir()) / PID_FILE, "torchserve")
+    pid_file = PidFile(Path(tempfile.gettempdir()) / PID_FILE, _WORDS)
     if arguments.version:
         print(f"TorchServe Version is {COMPATIBLE} (Legato {__version__})")
     elif arguments.stop:

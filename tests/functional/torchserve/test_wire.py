@@ -282,7 +282,7 @@ def test_describe_has_torchserves_keys_in_its_order(served) -> None:
     assert list(worker) == ["id", "startTime", "status", "memoryUsage", "pid", "gpu", "gpuUsage"]
     assert (worker["id"], worker["status"]) == ("9000", "READY")
     assert found["stateful"] is True
-    assert found["maxNumSequence"] == 64
+    assert found["maxNumSequence"] == 1000
 
 
 def test_a_model_is_registered_made_default_scaled_and_unregistered(served, name) -> None:
