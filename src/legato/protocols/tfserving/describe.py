@@ -15,6 +15,7 @@ from legato.protocols.tfserving.errors import (
     NOT_LOADED,
     VERSION_MISSING,
     VERSION_RETIRED,
+    StillLoadingError,
 )
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
 
@@ -56,11 +57,14 @@ def find(
         unknown: What to say of a model that nobody has heard of.
 
     Raises:
+        StillLoadingError: It is being loaded.
         RefusalError: There is none.
     """
     try:
         return catalog.find(name, version if version != "0" else "", lingering=lingering)
     except VersionStateError as error:
+        if error.state is VersionState.LOADING:
+            raise StillLoadingError(NOT_LOADED) from None
         retired = error.state is VersionState.RETIRED
         raise (VERSION_RETIRED if retired else NOT_LOADED).refusal() from None
     except UnknownModelError as error:

@@ -55,6 +55,10 @@ class RefusalError(Exception):
         super().__init__(self.message)
 
 
+class StillLoadingError(RefusalError):
+    """The model is not there yet, and soon will be: worth a little wait."""
+
+
 # -- sequences ------------------------------------------------------------------------------
 
 SEQUENCE_MISSING: Final = Words(Status.NOT_FOUND, 404, "Sequence with provided ID does not exist")

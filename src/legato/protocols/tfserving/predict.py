@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,12 @@ from legato.core.errors import ClientError, ServerError
 from legato.core.types import TFSERVING, Reply, Step
 from legato.protocols.rpc.service import RpcError, Status
 from legato.protocols.tfserving import describe, from_core, to_core
-from legato.protocols.tfserving.errors import PIPELINE_MISSING, RefusalError, failure
+from legato.protocols.tfserving.errors import (
+    PIPELINE_MISSING,
+    RefusalError,
+    StillLoadingError,
+    failure,
+)
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,6 +29,9 @@ if TYPE_CHECKING:
 
 STEP = "legato-step"
 REPLAYED = "legato-replayed"
+MOST_LOOKS = 100
+BETWEEN_LOOKS_S = 0.1
+"""A model that is being loaded is waited for: as often as Model Server does, and as long."""
 
 Outcome = Reply | ServerError
 
@@ -156,7 +165,6 @@ class PredictCall:
     def message(self, data: bytes) -> None:
         """Take the request."""
         step = self._step
-        door = step.door
         try:
             request = pb.PredictRequest.FromString(data)
         except DecodeError as error:
@@ -164,12 +172,24 @@ class PredictCall:
             raise RpcError(Status.INTERNAL, text) from None
         spec = request.model_spec
         step.model, step.version = spec.name, version_of(spec)
+        self._run(request, MOST_LOOKS)
+
+    def _run(self, request: pb.PredictRequest, looks: int) -> None:
+        """Find the model and hand the step on; one that is being loaded is waited for."""
+        step = self._step
+        door = step.door
         try:
             model = describe.find(
                 door.catalog, step.model, step.version, lingering=True, unknown=PIPELINE_MISSING
             )
             rows = door.fill(step, model, partial(to_core.fill, request))
             to_core.apply_step_header(step.call.metadata.get(STEP), step)
+        except StillLoadingError as error:
+            if not looks:
+                step.refuse(error)
+            elif not step.call.closed:
+                later = asyncio.get_running_loop().call_later
+                later(BETWEEN_LOOKS_S, self._run, request, looks - 1)
         except (RefusalError, ClientError) as error:
             step.refuse(error)
         else:

@@ -27,9 +27,16 @@ from legato.protocols.tfserving.errors import (
     BAD_URL,
     NO_RESOURCE,
     RefusalError,
+    StillLoadingError,
     failure,
 )
-from legato.protocols.tfserving.predict import STEP, Door, reply_headers
+from legato.protocols.tfserving.predict import (
+    BETWEEN_LOOKS_S,
+    MOST_LOOKS,
+    STEP,
+    Door,
+    reply_headers,
+)
 from legato.protocols.tfserving.rest_codec import Body, write_reply
 
 if TYPE_CHECKING:
@@ -37,7 +44,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from legato.protocols.tfserving.ports import CatalogPort, EnginePort
+    from legato.protocols.tfserving.ports import CatalogPort, EnginePort, ServedModel
 
 MAX_BODY_BYTES: Final = 1024**3
 CONFIG_FAILED: Final = "Reloading config file failed. Check server logs for more info."
@@ -142,11 +149,20 @@ class _Site:
             what = failure(error, step, self.door.engine)
             return _json({"error": what.message}, what.http_status, what.headers())
 
+    async def _find(self, step: Step) -> ServedModel:
+        """Find the model; one that is being loaded is waited for."""
+        for _look in range(MOST_LOOKS):
+            try:
+                return describe.find(self.door.catalog, step.model, step.version, lingering=True)
+            except StillLoadingError:
+                await asyncio.sleep(BETWEEN_LOOKS_S)
+        return describe.find(self.door.catalog, step.model, step.version, lingering=True)
+
     async def _run(self, request: Request, step: Step) -> Response:
         headers = request.headers
         packed = await read_body(request.receive, headers.get("content-length"), self.limit)
         data = await decompress(packed, headers.get("content-encoding"), self.limit)
-        model = describe.find(self.door.catalog, step.model, step.version, lingering=True)
+        model = await self._find(step)
         body = Body(data)
         rows = self.door.fill(step, model, body.fill)
         to_core.apply_step_header(headers.get(STEP), step)

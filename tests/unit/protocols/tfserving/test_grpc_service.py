@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis import get_model_metadata_pb2
 
 from legato.core.errors import ServerError, UnknownSequenceError
 from legato.core.types import OutputHeader, Reply
+from legato.engine.catalog import Known, VersionState
 from legato.protocols.rpc.service import RpcError, Status
+from legato.protocols.tfserving import predict
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
 from legato.protocols.tfserving.grpc_service import MODEL, PREDICTION, services
 
@@ -75,6 +79,28 @@ def test_predict_tells_models_that_are_not_there(
 
     assert (int(call.status), call.text) == (status, text)
     assert not engine.steps
+
+
+async def test_a_model_that_is_being_loaded_is_waited_for(ask, engine, catalog, kit, monkeypatch):
+    """And then served; one that never comes is refused in the end."""
+    monkeypatch.setattr(predict, "BETWEEN_LOOKS_S", 0.0)
+    engine.answer = kit.reply()
+    loading = [Known("1", VersionState.LOADING)]
+    catalog.states["summator"] = loading
+
+    call = ask(PREDICT, kit.request("summator", 1, **kit.start(7).inputs))
+    before = call.status
+    await asyncio.sleep(0)
+    del catalog.states["summator"]
+    for _turn in range(20):
+        await asyncio.sleep(0)
+    catalog.states["summator"] = loading
+    never = ask(PREDICT, kit.request("summator", 1, **kit.start(7).inputs))
+    for _turn in range(500):
+        await asyncio.sleep(0)
+
+    assert (before, call.status) == (None, Status.OK)
+    assert (never.status, never.text) == (14, "Model with requested version is not loaded yet")
 
 
 def test_a_refused_request_never_reaches_the_engine(ask, engine, kit) -> None:

@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 
 from legato.core.errors import SequenceLimitError, UnknownSequenceError
 from legato.core.types import OutputHeader, Reply, Signature, StateSpec, TensorSpec
-from legato.engine.catalog import ReloadError
+from legato.engine.catalog import Known, ReloadError, VersionState, VersionStateError
 from legato.protocols.tfserving.rest import routes
 
 PREDICT = "/v1/models/summator:predict"
@@ -372,6 +372,30 @@ def test_models_that_are_not_there(post, path, text) -> None:
     answer = post(b"no json", f"/v1/models/{path}:predict")
 
     assert (answer.status_code, answer.json()) == (404, {"error": text})
+
+
+def test_a_model_that_is_being_loaded_is_waited_for(post, catalog, monkeypatch) -> None:
+    """And then served; one that never comes is refused in the end."""
+    monkeypatch.setattr("legato.protocols.tfserving.rest.BETWEEN_LOOKS_S", 0.0)
+    looks = []
+    find = catalog.find
+
+    def slowly(*names, **options):
+        looks.append(names)
+        if len(looks) < 5:
+            raise VersionStateError("summator", "1", VersionState.LOADING)
+        return find(*names, **options)
+
+    catalog.find = slowly
+    served = post(column(sequence_id=[1], sequence_control_input=[1]))
+    catalog.states["summator"] = [Known("1", VersionState.LOADING)]
+    never = post(column(sequence_id=[1]), "/v1/models/summator/versions/1:predict")
+
+    assert served.status_code == 200
+    assert (never.status_code, never.json()) == (
+        404,
+        {"error": "Model with requested version is not loaded yet"},
+    )
 
 
 def test_errors_of_the_engine(post, engine) -> None:
