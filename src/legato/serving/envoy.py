@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pyvoy import PyvoyServer
 
 from legato.core.errors import ConfigError
+from legato.serving.paths import ALLOWED_SIZE, refuse_other_paths
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,6 +80,8 @@ def build_config(
         for network_filter in chain["filters"]:
             if network_filter["name"] == "envoy.filters.network.http_connection_manager":
                 network_filter["typed_config"].update(_MANAGER_CHANGES)
+                refuse_other_paths(network_filter["typed_config"])
+    config["layered_runtime"] = {"layers": [{"name": "legato", "static_layer": ALLOWED_SIZE}]}
     return config
 
 

@@ -91,6 +91,17 @@ def test_unknown_paths_are_not_found(served, path: str) -> None:
     assert json.loads(text) == {"error": "Not Found"}
 
 
+@pytest.mark.parametrize("path", ["/%ff", "/v2/models/%c3/infer", "/%ed%a0%80", "/v2?x=%ff/%ff"])
+def test_a_path_that_is_no_text_is_refused(served, path: str) -> None:
+    """It cannot be decoded; a query can hold what it wants."""
+    answer = httpx.get(served.url + path, timeout=TIMEOUT_S)
+
+    if "?" in path:
+        assert answer.status_code == 200
+    else:
+        assert (answer.status_code, answer.json()) == (400, {"error": "the path is not UTF-8"})
+
+
 def test_a_page_that_is_only_read_says_so(served) -> None:
     """Also in JSON, with the methods that it has."""
     answer = httpx.post(f"{served.url}/metrics", timeout=TIMEOUT_S)

@@ -51,7 +51,7 @@ def test_a_second_server_cannot_share_the_port() -> None:
 
 def test_the_app_is_still_pyvoys_last_filter() -> None:
     """What pyvoy configures is kept."""
-    (http_filter,) = manager(listener())["http_filters"]
+    *_others, http_filter = manager(listener())["http_filters"]
 
     assert http_filter["typed_config"]["terminal_filter"] is True
     assert "legato.serving.child:app" in http_filter["typed_config"]["filter_config"]["value"]
