@@ -103,7 +103,6 @@ _SERVER: Final = {
     "custom_node_resources_cleaner_interval_seconds": Flag("uint32", "accepted"),
     "log_path": Flag("text", "accepted: logs go to standard error"),
     "trace_path": Flag("text", "accepted"),
-    "allowed_local_media_path": Flag("text", "accepted"),
 }
 _OURS: Final = {
     "data": Flag("text", "folder to keep sequences in  [in the user's data]"),
