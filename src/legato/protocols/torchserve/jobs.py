@@ -83,6 +83,8 @@ class Door:
         self.id_key, self.start_key, self.end_key = header_keys
         self._tasks: set[asyncio.Task[Any]] = set()  # the loop itself holds tasks only weakly
         self._sweeping: asyncio.Task[Any] | None = None
+        self._under_way: dict[SequenceKey, int] = {}
+        self._ending: dict[SequenceKey, bytes] = {}
 
     def run(self, work: Any) -> asyncio.Task[Any]:
         """Run a coroutine to its end."""
@@ -90,6 +92,39 @@ class Door:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+    def entered(self, key: SequenceKey) -> None:
+        """Count a request of a sequence that is under way."""
+        self._under_way[key] = self._under_way.get(key, 0) + 1
+
+    def left(self, key: SequenceKey) -> None:
+        """Count it no more; the last one lets a sequence end whose handler said so."""
+        count = self._under_way.pop(key, 1) - 1
+        if count:
+            self._under_way[key] = count
+        elif key in self._ending:
+            self.run(self._end_now(key, self._ending.pop(key)))
+
+    async def end(self, keys: Sequence[SequenceKey], own: SequenceKey, incarnation: bytes) -> None:
+        """End sequences now, but for those of which other requests are still answered.
+
+        Args:
+            keys: Which ones.
+            own: The sequence of the request that says so; it is under way itself.
+            incarnation: Of that one: another one under its id is not meant.
+        """
+        for key in keys:
+            which = incarnation if key == own else b""
+            if self._under_way.get(key, 0) > (key == own):
+                self._ending[key] = which
+            else:
+                await self._end_now(key, which)
+
+    async def _end_now(self, key: SequenceKey, incarnation: bytes) -> None:
+        try:
+            await self.registry.manager.end(key, incarnation=incarnation)
+        except ServerError as error:
+            log.debug("sequence_not_ended", model=key.model, error=error.code)
 
     def sweep(self) -> asyncio.Task[Any]:
         """End what is over its idle limit now; one such task at a time."""
@@ -160,9 +195,9 @@ class Job:
 
     def cancel(self) -> None:
         """The client is gone: drop the step if it has not begun; nobody is told."""
-        self._over = True
-        if self._timer is not None:
-            self._timer.cancel()
+        if self._over:
+            return
+        self._close()
         if self._step is not None:
             self._door.engine.cancel(self._step)
 
@@ -196,6 +231,7 @@ class Job:
             request.sequence_id = f"{MADE_ID}{uuid.uuid4()}"
             request.headers[door.start_key] = TRUE
         self.sequence_id = request.headers[door.id_key] = request.sequence_id
+        door.entered(SequenceKey(request.model, self.sequence_id))
 
     # -- its outcome ----------------------------------------------------------------------
 
@@ -215,7 +251,7 @@ class Job:
             answer = from_reply(outcome)
             ended = answer.headers.get(self._door.end_key) if self.sequence_id else None
             if ended:
-                self._door.run(self._end(ended, answer))
+                self._door.run(self._end(ended, answer, outcome.incarnation))
             else:
                 self._answer(answer)
         elif isinstance(outcome, SequenceLimitError) and not self._swept:
@@ -236,13 +272,12 @@ class Job:
         if not self._over and self._step is not None:
             self._door.engine.submit(self._step)
 
-    async def _end(self, ids: str, answer: Answer) -> None:
+    async def _end(self, ids: str, answer: Answer, incarnation: bytes) -> None:
         """End the sequences that the handler named, before its answer leaves."""
-        for name in filter(None, (part.strip() for part in ids.split(";"))):
-            try:
-                await self._door.registry.manager.end(SequenceKey(self._request.model, name))
-            except ServerError as error:
-                log.debug("sequence_not_ended", model=self._request.model, error=error.code)
+        model = self._request.model
+        names = filter(None, (part.strip() for part in ids.split(";")))
+        keys = [SequenceKey(model, name) for name in names]
+        await self._door.end(keys, SequenceKey(model, self.sequence_id), incarnation)
         self._answer(answer)
 
     def _too_late(self) -> None:
@@ -253,12 +288,17 @@ class Job:
         if step is not None:
             self._door.engine.cancel(step)
 
-    def _answer(self, outcome: Answer | Failure) -> None:
-        if self._over:
-            return
+    def _close(self) -> None:
         self._over = True
         if self._timer is not None:
             self._timer.cancel()
+        if self.sequence_id:
+            self._door.left(SequenceKey(self._request.model, self.sequence_id))
+
+    def _answer(self, outcome: Answer | Failure) -> None:
+        if self._over:
+            return
+        self._close()
         if self._chunks and isinstance(outcome, Answer):
             body = b"".join((*self._chunks, outcome.body))
             outcome = Answer(

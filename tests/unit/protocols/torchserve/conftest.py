@@ -84,7 +84,7 @@ class FakeManager:
     def __init__(self) -> None:
         self.ended: list[Any] = []
 
-    async def end(self, key) -> None:
+    async def end(self, key, *, incarnation: bytes) -> None:
         self.ended.append(key)
 
 

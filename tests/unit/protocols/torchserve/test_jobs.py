@@ -207,6 +207,23 @@ async def test_the_handler_ends_the_sequences_that_it_names(bench) -> None:
     assert asked.answer.body == b"0"
 
 
+async def test_a_sequence_whose_stream_runs_ends_after_it(bench) -> None:
+    """The answer that says so does not wait; the stream is not cut off."""
+    bench.add()
+    streaming = Asked(bench, sequence="a", streams=True)
+    ending = Asked(bench, sequence="a")
+
+    bench.engine.reply(b"0", 1, headers={END: "a"})
+    await _until(lambda: ending.answers)
+    early = list(bench.manager.ended)
+    bench.engine.reply(b"last", 0)
+    await _until(lambda: bench.manager.ended)
+
+    assert early == []
+    assert streaming.answer.body == b"last"
+    assert bench.manager.ended == [SequenceKey("adder", "a")]
+
+
 async def test_chunks_go_on_their_way(bench) -> None:
     """The last one is the answer."""
     bench.add()
