@@ -15,6 +15,7 @@ import typer
 import yaml
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 from rich.table import Table
 
 from legato.cli.measure import costs
@@ -90,7 +91,7 @@ def show(
     console.print(_tensor_table("Inputs: what a client sends with a step", signature.inputs))
     console.print(_tensor_table("Outputs", signature.outputs))
     if signature.states:
-        console.print(_state_table(signature, dict(findings.why) if findings else {}))
+        _show_states(console, signature, dict(findings.why) if findings else {})
     elif findings is not None and findings.doubts:
         console.print(
             "[bold]State[/]\n  [yellow]none found for sure[/]: served as it is, every step stands "
@@ -116,6 +117,7 @@ def _verdict(signature: Signature) -> str:
 def _table(title: str, *columns: str) -> Table:
     table = Table(
         title=title,
+        min_width=len(title),
         title_justify="left",
         title_style="bold",
         box=None,
@@ -161,20 +163,36 @@ def _remark(spec: TensorSpec) -> str:
     return ", ".join(said)
 
 
-def _state_table(signature: Signature, why: dict[str, str]) -> Table:
+def _show_states(console: Console, signature: Signature, why: dict[str, str]) -> None:
+    """Print the states as a table, or two lines each where there is no room for one."""
+    rows = _state_rows(signature, why)
+    title = _state_title(signature)
+    table = _table(title, "takes", "next value from", "dtype", "shape", "batch axis", "rule", "why")
+    for cells in rows:
+        table.add_row(f"  {escape(cells[0])}", *map(escape, cells[1:]))
+    table.add_row()
+    if console.measure(table, options=console.options.update(width=_FILE_WIDTH * 2)).maximum <= (
+        console.width
+    ):
+        console.print(table)
+        return
+    console.print(f"[bold]{escape(title)}[/]")
+    for takes, source, dtype, shape, axis, rule, reason in rows:
+        console.print(f"  {escape(takes)} [dim]<-[/] {escape(source)}")
+        told = f"{dtype} {shape}, batch axis {axis}, {rule}; {reason}"
+        console.print(Padding(escape(told), (0, 0, 0, 4)))
+    console.print()
+
+
+def _state_title(signature: Signature) -> str:
     fixed = sum(state_bytes(state) for state in signature.states)
     grows = any(-1 in state.shape for state in signature.states)
     size = f"{fixed:,} bytes a sequence" if not grows else "it grows as a sequence goes on"
-    table = _table(
-        f"State: kept by the server, {size}",
-        "takes",
-        "next value from",
-        "dtype",
-        "shape",
-        "batch axis",
-        "rule",
-        "why",
-    )
+    return f"State: kept by the server, {size}"
+
+
+def _state_rows(signature: Signature, why: dict[str, str]) -> list[tuple[str, ...]]:
+    """List the states in words, those of many layers as one."""
     rows: dict[tuple[str, ...], int] = {}
     for state in signature.states:
         source = state.output
@@ -190,11 +208,10 @@ def _state_table(signature: Signature, why: dict[str, str]) -> Table:
             why.get(state.name, "declared by the model"),
         )
         rows[cells] = 1
-    for cells, count in _folded(rows).items():
-        times = f" ({count} times)" if count > 1 else ""
-        table.add_row(f"  {escape(cells[0])}{times}", *map(escape, cells[1:]))
-    table.add_row()
-    return table
+    return [
+        (f"{cells[0]} ({count} times)" if count > 1 else cells[0], *cells[1:])
+        for cells, count in _folded(rows).items()
+    ]
 
 
 def _folded(rows: dict[tuple[str, ...], int]) -> dict[tuple[str, ...], int]:

@@ -19,8 +19,8 @@ def loaded(model, folder, **more):
     return config, load(config)
 
 
-def printed(config, runtime, measured=()):
-    console = Console(width=120, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
+def printed(config, runtime, measured=(), width=120):
+    console = Console(width=width, record=True, file=open("/dev/null", "w"))  # noqa: SIM115, PTH123
     with console.file:
         show(console, config, runtime, measured)
     return console.export_text()
@@ -36,6 +36,18 @@ def test_a_person_reads_names_shapes_axes_and_the_reason(tmp_path):
     assert "yes, sequences share calls" in text
     assert "5.0" in text
     assert "200,000" in text
+
+
+def test_a_narrow_terminal_breaks_no_name(tmp_path):
+    """Where a table of the states has no room, each state has its own lines."""
+    model = tiny.crossed()
+
+    text = printed(*loaded(model, tmp_path), width=60)
+
+    assert "z_slow_state <- new_z_slow_state" in text
+    assert "float32 [N, 2], batch axis 0, replace; names" in text
+    assert "next value from" not in text
+    assert max(map(len, text.splitlines())) <= 60
 
 
 def test_a_doubt_is_shown_with_what_to_write(tmp_path):
