@@ -297,9 +297,6 @@ class Admission:
     def _create(self, model: Model, sequence: Sequence, step: Step, restart: bool) -> bool:
         """Schedule the first step of an incarnation, if there is room."""
         steps = sequence.steps
-        if step.again:  # the sequence that it would go on with is over
-            self._engine.finish(steps.popleft(), CancelledStepError())
-            return False
         if not restart and model.max_live and self.live(model) >= model.max_live:
             if step.dialect.when_full is WhenFull.QUEUE and len(model.backlog) < model.max_backlog:
                 self._wait_for_room(model, sequence, step)

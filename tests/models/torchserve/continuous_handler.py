@@ -1,4 +1,4 @@
-"""Sessions over continuous batching, as in TorchServe's example: n even = one sum, odd = a stream."""
+"""Sessions over continuous batching, as in TorchServe's example: even = one sum, odd = a stream."""
 
 from ts.torch_handler.base_handler import BaseHandler
 

@@ -1,3 +1,4 @@
+# ruff: noqa: I001, RUF046, UP018 - written as other people write handlers
 """A handler as TorchServe's stateful example has it: an LRU of running sums by sequence id."""
 
 from abc import ABC

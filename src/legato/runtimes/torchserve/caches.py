@@ -10,7 +10,7 @@ that failed leaves nothing behind.
 from __future__ import annotations
 
 from collections import OrderedDict, defaultdict
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from xxhash import xxh3_128_digest
 
@@ -22,15 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
 _PLAIN: Final = (dict, OrderedDict, defaultdict)
-_MOST_WARM: Final = 100_000
-
-
-class _Warm(NamedTuple):
-    """What the memory of this worker holds of a sequence."""
-
-    digest: bytes
-    places: tuple[tuple[str, Any], ...]
-    bound: bool
 
 
 class Caches:
@@ -49,7 +40,11 @@ class Caches:
         self._roots = roots
         self._warn = warn
         self._warned: set[str] = set()
-        self._warm: OrderedDict[str, _Warm] = OrderedDict()
+        self._found: list[tuple[str, MutableMapping[Any, Any]]] = []
+
+    def look(self) -> None:
+        """Find the dictionaries anew: before a step, and again after the handler's call."""
+        self._found = list(self._places())
 
     def _places(self) -> Iterator[tuple[str, MutableMapping[Any, Any]]]:
         """Every dictionary once, under a name that is the same in every worker."""
@@ -75,28 +70,25 @@ class Caches:
     # -- before a step ------------------------------------------------------------------
 
     def has(self, sequence: str, digest: bytes) -> bool:
-        """Tell whether memory holds exactly this state of a sequence."""
-        warm = self._warm.get(sequence)
-        if warm is None or warm.digest != digest:
-            return False
-        places = dict(self._places())
-        return all(name in places and key in places[name] for name, key in warm.places)
+        """Tell whether memory holds exactly the state of a sequence that has this digest."""
+        return xxh3_128_digest(self._encoded(sequence)[0]) == digest
 
     def restore(self, sequence: str, state: bytes) -> None:
         """Make memory hold this state of a sequence.
 
+        What is there is encoded and compared, so whoever changed it, a step that failed or
+        one of another sequence, it is as it was committed. What agrees is left alone.
+
         Raises:
             ValueError: The state cannot be read.
         """
-        digest = xxh3_128_digest(state)
-        if self.has(sequence, digest):
+        if self._encoded(sequence)[0] == state:
             return
-        self._warm.pop(sequence, None)
         stored: dict[tuple[str, Any], tuple[str, bytes]] = {
             (name, key): (opaque, blob)
             for name, key, opaque, blob in (decode(state) if state else ())
         }
-        for name, entries in self._places():
+        for name, entries in self._found:
             for key in _keys(sequence):
                 entry = stored.pop((name, key), None)
                 if entry is None:
@@ -125,46 +117,41 @@ class Caches:
 
         Returns:
             The state, and whether part of it can only stay in memory.
+
+        Raises:
+            UnsupportedValueError: An explicit cache holds what cannot be stored.
         """
+        return self._encoded(sequence, strict=True)
+
+    def _encoded(self, sequence: str, *, strict: bool = False) -> tuple[bytes, bool]:
         found: list[tuple[str, Any, str, bytes]] = []
         bound = False
-        for name, entries in self._places():
+        for name, entries in self._found:
             for key in _keys(sequence):
                 if key not in entries:
                     continue
-                opaque, blob = self._encoded(name, entries[key])
-                bound = bound or bool(opaque)
-                found.append((name, key, opaque, blob))
-        state = encode(found) if found else b""
-        places = tuple((name, key) for name, key, _opaque, _blob in found)
-        self._warm[sequence] = _Warm(xxh3_128_digest(state), places, bound)
-        self._warm.move_to_end(sequence)
-        while len(self._warm) > _MOST_WARM:
-            self._warm.popitem(last=False)
-        return state, bound
+                try:
+                    found.append((name, key, "", encode(entries[key])))
+                except UnsupportedValueError as error:
+                    if strict:
+                        self._stays(name, error)
+                    bound = True
+                    found.append((name, key, error.kind, b""))
+        return encode(found) if found else b"", bound
 
-    def _encoded(self, name: str, value: Any) -> tuple[str, bytes]:
-        """Return the type that keeps an entry in memory, "" where all is well, and the bytes."""
-        try:
-            return "", encode(value)
-        except UnsupportedValueError as error:
-            if name.startswith("explicit."):
-                raise
-            self._warn_once(
-                f"{name}:{error.kind}",
-                f"entries of '{name}' hold a {error.kind}, which cannot be stored: they stay in "
-                "the memory of one worker and are lost with it",
-            )
-            return error.kind, b""
-
-    def doubt(self, sequence: str) -> None:
-        """Trust memory no more: a step failed in the middle."""
-        self._warm.pop(sequence, None)
+    def _stays(self, name: str, error: UnsupportedValueError) -> None:
+        """Say what only stays in memory; an explicit cache holds no such thing."""
+        if name.startswith("explicit."):
+            raise error
+        self._warn_once(
+            f"{name}:{error.kind}",
+            f"entries of '{name}' hold a {error.kind}, which cannot be stored: they stay in the "
+            "memory of one worker and are lost with it",
+        )
 
     def forget(self, sequence: str) -> None:
         """Let go of a sequence that is over."""
-        self._warm.pop(sequence, None)
-        for _name, entries in self._places():
+        for _name, entries in self._found:
             for key in _keys(sequence):
                 entries.pop(key, None)
 

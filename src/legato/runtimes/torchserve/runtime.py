@@ -107,6 +107,7 @@ class TorchServeRuntime:
         caches = self._caches
         if caches is None:
             return self._result(batch, self._call(batch), {}, ())
+        caches.look()
         names = [str(row.correlation_id) for row in batch.rows]
         states = batch.state[STATE].tolist()
         wanted = [
@@ -122,11 +123,8 @@ class TorchServeRuntime:
                 if not isinstance(state, Held):
                     caches.restore(name, state)
             answers = self._call(batch)
+            caches.look()
             following, bound = self._capture(caches, names, states)
-        except BaseException:
-            for name in names:
-                caches.doubt(name)
-            raise
         finally:
             caches.unpin()
         return self._result(batch, answers, {STATE: following}, bound)
@@ -229,6 +227,7 @@ class TorchServeRuntime:
         """Let go of what is kept for a sequence that is over."""
         del reason
         if self._caches is not None:
+            self._caches.look()
             self._caches.forget(str(correlation_id))
 
     def close(self) -> None:
