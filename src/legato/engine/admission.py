@@ -143,13 +143,17 @@ class Admission:
 
     def _new_id(self, model: Model) -> int:
         """Ids count up from 1; ids in use are passed over, freed ones not given again soon."""
+        stride = 1
         while True:
-            model.last_id += 1
-            key = SequenceKey(model.name, model.last_id)
-            if model.last_id not in model.sequences and isinstance(
-                self._engine.store.read(key), Missing
-            ):
-                return model.last_id
+            model.last_id += stride
+            if model.last_id in model.sequences:
+                continue
+            found = self._engine.store.read(SequenceKey(model.name, model.last_id))
+            if isinstance(found, Missing):
+                if found.head is None:
+                    return model.last_id
+                # Freed a moment ago, by the server before this one: it may have given many.
+                stride *= 2
 
     def advance(self, model: Model, sequence: Sequence) -> None:
         """Decide steps from the head of a sequence until one is scheduled or none is left."""

@@ -6,11 +6,13 @@ import asyncio
 
 import numpy as np
 import pytest
+from google.protobuf import descriptor_pool
 from ovmsclient.tfs_compat.protos.tensorflow_serving.apis import get_model_metadata_pb2
 
 from legato.core.errors import ServerError, UnknownSequenceError
 from legato.core.types import OutputHeader, Reply
 from legato.engine.catalog import Known, VersionState
+from legato.protocols.rpc.reflection import Catalogue
 from legato.protocols.rpc.service import RpcError, Status
 from legato.protocols.tfserving import predict
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
@@ -286,3 +288,17 @@ def test_reload_by_grpc_accepts_anything(ask) -> None:
 
     assert call.status is Status.OK
     assert pb.ReloadConfigResponse.FromString(call.sent[0]) == pb.ReloadConfigResponse()
+
+
+def test_reflection_shows_the_public_names(engine, catalog) -> None:
+    """The package is that of the services, with all that their files need."""
+    described = Catalogue(services(engine, catalog))
+
+    files = described.with_dependencies(described.symbols["tensorflow.serving.PredictRequest"])
+
+    pool = descriptor_pool.DescriptorPool()
+    for data in reversed(files):
+        pool.AddSerializedFile(data)
+    found = pool.FindMessageTypeByName("tensorflow.serving.PredictRequest")
+    assert [field.number for field in found.fields] == [1, 2, 3]
+    assert "tensorflow.serving.ModelService.GetModelStatus" in described.symbols
