@@ -58,6 +58,14 @@ def can_listen(port: int) -> bool:
         return True
 
 
+def running(served) -> int:
+    """Count the sequences with a step in a model call."""
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=TIMEOUT_S) as page:  # noqa: S310
+        lines = page.read().decode().splitlines()
+    gauges = [line for line in lines if line.startswith("legato_sequences_running{")]
+    return sum(int(float(line.rpartition(" ")[2])) for line in gauges)
+
+
 def serving(channel) -> bool:
     return channel.unary_unary(HEALTH)(b"", timeout=TIMEOUT_S) == b"\x08\x01"
 
@@ -67,7 +75,7 @@ def test_a_step_in_flight_is_answered_before_the_server_stops(served) -> None:
     with grpc.insecure_channel(served.address) as channel:
         infer(channel, request(1, start=True))
         slow = caller(channel).future(request(1, sleep_ms=1500), timeout=TIMEOUT_S)
-        time.sleep(0.3)  # the slow step is under way
+        await_true(lambda: running(served) == 1)
 
         served.process.send_signal(signal.SIGTERM)
         await_true(lambda: not serving(channel))
@@ -84,7 +92,7 @@ def test_a_second_signal_stops_at_once(served) -> None:
     """Whoever insists does not wait for a slow step."""
     with grpc.insecure_channel(served.address) as channel:
         slow = caller(channel).future(request(1, sleep_ms=8000, start=True), timeout=TIMEOUT_S)
-        time.sleep(0.3)
+        await_true(lambda: running(served) == 1)
         began = time.monotonic()
         served.process.send_signal(signal.SIGINT)
         await_true(lambda: not serving(channel))
