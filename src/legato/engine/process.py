@@ -74,6 +74,7 @@ class Worker:
     def __init__(self, config: ModelConfig, abandoned: threading.Event) -> None:
         self.started_at = time.time()
         self._config = config
+        self._killed = False
         ours, theirs = socket.socketpair()
         with theirs:
             try:
@@ -178,8 +179,10 @@ class Worker:
 
     def kill(self) -> None:
         """End it and whatever it started, at once."""
-        # It leads a session of its own; its id is not given to others before it is reaped,
-        # and even then not while a member of its group lives.
+        if self._killed:  # its id may be another's by now
+            return
+        self._killed = True
+        # It leads a session of its own, so whatever it started is in its group.
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -192,6 +195,8 @@ def _spawn(config: ModelConfig, theirs: socket.socket) -> subprocess.Popen[bytes
         [
             config.worker.python or _interpreter(),
             "-u",
+            # Envoy runs with a PYTHONHOME that would hide another interpreter's packages.
+            "-E",
             str(Path(frames.__file__).with_name("boot.py")),
             str(theirs.fileno()),
             str(os.getpid()),

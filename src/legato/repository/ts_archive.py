@@ -248,13 +248,16 @@ def install_requirements(archive: Archive, workspace: Path, name: str, *, venv: 
     workspace.mkdir(parents=True, exist_ok=True)
     if not venv:
         target = workspace / "packages"
-        _pip([_own_python(), "-m", "pip", "install", "-q", "-U", "-t", target, "-r", wanted], name)
+        _pip(
+            [_own_python(), "-E", "-m", "pip", "install", "-q", "-U", "-t", target, "-r", wanted],
+            name,
+        )
         return Installed(path=str(target))
     home = workspace / "venv"
-    _pip([_own_python(), "-m", "venv", "--system-site-packages", home], name)
+    _pip([_own_python(), "-E", "-m", "venv", "--system-site-packages", home], name)
     python = home / "bin" / "python"
     _pip(
-        [python, "-m", "pip", "install", "-q", "-U", "--upgrade-strategy", "only-if-needed",
+        [python, "-E", "-m", "pip", "install", "-q", "-U", "--upgrade-strategy", "only-if-needed",
          "-r", wanted],
         name,
     )  # fmt: skip

@@ -60,6 +60,7 @@ def _prepare(orders: dict[str, object]) -> None:
         pattern = re.compile(hidden)
         for name in [name for name in os.environ if pattern.search(name)]:
             del os.environ[name]
+    os.environ.pop("PYTHONHOME", None)  # Envoy's, and wrong for whatever is started from here
     if isinstance(variables, dict):
         os.environ.update(variables)
     own = sys.path.pop(0)  # this file's folder: its neighbours are no top-level modules
