@@ -280,3 +280,20 @@ def test_a_full_model_refuses_and_recovers(torchserve, tmp_path) -> None:
     assert refused.json["type"] == "ServiceUnavailableException"
     assert "exceeds maxSequenceJobQueueSize" in refused.json["message"]
     assert taken.text == "1"
+
+
+def test_no_request_is_lost_at_expiry(torchserve, tmp_path) -> None:
+    """Idle limit = think time, for many sequences at once: every request is answered, once."""
+    write_adder(tmp_path / "store", live=1000, idle_s=0.02)
+    served = torchserve("--ncs", "--dt", "--models", "adder", folder=tmp_path)
+    client = served.client()
+
+    answers = 0
+    for _round in range(40):
+        requests = [client.message("adder", b"1", f"s{at}") for at in range(50)]
+        found = list(client.stream(iter(requests)))
+        answers += sum(1 for a in found if not a.HasField("status") and int(a.prediction) > 0)
+        time.sleep(0.02)
+    client.close()
+
+    assert answers == 40 * 50

@@ -16,6 +16,7 @@ from legato.protocols.torchserve.metrics import Metrics
 from legato.protocols.torchserve.registry import Registered, _Versions
 from legato.repository.config import ModelConfig
 from legato.runtimes.torchserve.exchange import DATA, unpack
+from legato.stores.memory import MemoryStore
 
 HEADERS = (OutputHeader("response", "object", (1,)), OutputHeader("meta", "object", (1,)))
 KEYS = ("ts_request_sequence_id", "ts_request_sequence_start", "ts_request_sequence_end")
@@ -45,7 +46,7 @@ class FakeEngine:
         self.ready, self.draining = True, False
         self.swept = 0
         self.preferred: list[tuple[str, str]] = []
-        self.store = SimpleNamespace(statistics=lambda: SimpleNamespace(writable=True))
+        self.store = MemoryStore(clock=lambda: 0.0)
 
     def submit(self, step) -> None:
         self.steps.append(step)
