@@ -37,7 +37,9 @@ def write_counter(folder: Path, name: str = "counter") -> Path:
     """Write a model that counts and can be slow; return its folder."""
     home = folder / name
     home.mkdir()
-    (home / "model.yaml").write_text("runtime: python\nentry: counter.py:Counter\n")
+    # A step that is told to be slow must not hold up the event loop because others were fast.
+    config = "runtime: python\nentry: counter.py:Counter\nexecution: thread\n"
+    (home / "model.yaml").write_text(config)
     (home / "counter.py").write_text(COUNTER)
     return home
 
