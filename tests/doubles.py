@@ -330,8 +330,8 @@ class Harness:
         self.held: HeldCommitter | None = None
         if slow_store:
             self.store.inline = False
-            self.engine._committer.close()
-            self.held = self.engine._committer = HeldCommitter(self.store, self.loop)
+            self.engine.committer.close()
+            self.held = self.engine.committer = HeldCommitter(self.store, self.loop)
 
     def load(self, name: str = "m", *, digest: str = "d" * 16, **options: Any):
         """Load a model; ``sequences`` may be a dict."""
