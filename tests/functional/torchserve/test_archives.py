@@ -68,7 +68,25 @@ sequenceBatching: true
 """
 
 
-def pack(store: Path, name: str, handler: str, config: str, form: str = "default") -> None:
+ENDLESS = """
+import time
+
+CALLS = [0]
+
+
+def handle(data, context):
+    if data is None:
+        return None
+    bodies = [bytes(row.get("data") or row.get("body") or b"") for row in data]
+    context.stopping_criteria = [None if body == b"count" else lambda _: False for body in bodies]
+    if b"count" not in bodies or len(bodies) > 1:
+        CALLS[0] += 1
+        time.sleep(0.01)
+    return [str(CALLS[0]) for _ in bodies]
+"""
+
+
+def pack(store: Path, name: str, handler: str | Path, config: str, form: str = "default") -> None:
     """Run torch-model-archiver as its users do."""
     store.mkdir(exist_ok=True)
     (store.parent / f"{name}.yaml").write_text(config)
@@ -91,6 +109,8 @@ def served(torchserve, tmp_path_factory):
     pack(store, "sessions", "continuous_handler.py", CONTINUOUS)
     pack(store, "odd", "odd_handler.py", ODD)
     pack(store, "plain", "odd_handler.py", PLAIN, "no-archive")
+    (folder / "endless.py").write_text(ENDLESS)
+    pack(store, "endless", folder / "endless.py", CONTINUOUS)
     words = ("--ncs", "--disable-token-auth", "--models", "all", "--data", "kept")
     return torchserve(*words, folder=folder)
 
@@ -310,3 +330,34 @@ def test_a_client_that_leaves_a_stream_costs_nothing(served, name) -> None:
     served.step(name, 0, model="sessions")
 
     assert re.fullmatch(r"5+", found.text)
+
+
+@pytest.mark.parametrize("wire", ["gRPC", "REST"])
+def test_a_stream_whose_client_left_stops(served, client, wire: str) -> None:
+    """An endless one, too: the handler is not called for it any more."""
+    if wire == "gRPC":
+        answers = client.infer_stream("endless", b"go", "left")
+        for _ in range(3):
+            next(answers)
+        answers.cancel()
+    else:
+        url = served.url("inference", "/predictions/endless")
+        request = urllib.request.Request(url, b"go", {ID: "left", "content-type": "x/y"})  # noqa: S310
+        answer = urllib.request.urlopen(request, timeout=30)  # noqa: S310
+        answer.read(3)
+        answer.close()
+
+    def count() -> int:
+        end = {"ts_request_sequence_end": "true"}
+        kind = {ID: "asks", "content-type": "x/y", **end}
+        return int(
+            ask("POST", served.url("inference", "/predictions/endless"), b"count", **kind).text
+        )
+
+    until = time.monotonic() + 20
+    before, now = -1, count()
+    while before != now:
+        assert time.monotonic() < until, "the handler is still called"
+        time.sleep(0.3)
+        before, now = now, count()
+    assert now >= 1

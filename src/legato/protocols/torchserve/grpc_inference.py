@@ -80,16 +80,27 @@ def _read(door: Door, data: bytes) -> Request:
     if not message.model_name:
         raise bad_request("Parameter model_name is required.")
     flags = dict.fromkeys((door.start_key, door.end_key), False)
+    number = 0
     parts: list[Part] = []
     for name, value in message.input.items():
         if name in flags:
             flags[name] = value.strip().lower() == b"true"
+        elif name == STEP_HEADER:
+            number = _number(value)
         else:
             parts.append(Part(name, value))
     request = Request(message.model_name, message.model_version, parts, {}, message.sequence_id)
+    request.number = number
     request.start, request.end = flags[door.start_key], flags[door.end_key]
     request.headers.update({key: TRUE for key, told in flags.items() if told})
     return request
+
+
+def _number(value: bytes) -> int:
+    try:
+        return step_number({STEP_HEADER: value.decode("latin-1")})
+    except ClientError as error:
+        raise failure(error, "") from None
 
 
 def _response(job: Job, answer: Answer) -> bytes:
@@ -118,7 +129,7 @@ class _Single:
         call = self._call
         try:
             request = _read(self._door, data)
-            request.number = step_number(call.metadata) if STEP_HEADER in call.metadata else 0
+            request.number = step_number(call.metadata) or request.number
         except Failure as error:
             raise error.rpc_error() from None
         except ClientError as error:

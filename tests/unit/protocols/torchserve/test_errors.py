@@ -25,7 +25,8 @@ def kinds(base):
 
 def test_every_code_has_a_case() -> None:
     """A new core error is not forgotten here."""
-    found = {kind.code for kind in kinds(core.ServerError)} | {core.ServerError.code}
+    rooms = ("legato.core", "legato.engine", "legato.runtimes", "legato.stores")
+    found = {k.code for k in kinds(core.ServerError) if k.__module__.startswith(rooms)}
 
     assert refusals.NotAtStepError.code in found
     assert found <= set(CASES)

@@ -236,6 +236,19 @@ async def test_flags_in_the_input_begin_and_end_a_sequence(served, bench) -> Non
     assert bench.engine.row() == {"data": b"1"}
 
 
+async def test_steps_on_a_stream_are_numbered_in_their_input(served, bench) -> None:
+    """Beside the flags; a number that is none is refused, and the stream goes on."""
+    handler, call = served("StreamPredictions2")
+
+    handler.message(request("a", **{"legato-step": b"7"}))
+    handler.message(request("a", **{"legato-step": b"x"}))
+
+    (step,) = bench.engine.steps
+    assert step.number == 7
+    assert bench.engine.row() == {"data": b"1"}
+    assert responses(call)[0].status.message.startswith("legato-step must be a step number")
+
+
 async def test_a_first_message_without_an_id_gets_one(served, bench) -> None:
     """It comes back with the answer."""
     handler, call = served("StreamPredictions2")
