@@ -214,12 +214,7 @@ class Commits:
             reply.durability = result.level
             work.handle.statistics.applied += 1
             self._moved(work, entry, row)
-            if row.again is None:
-                self._engine.finish(work.step, reply)
-            else:
-                self.tell_part(work, row.again)
-                work.step.incarnation = entry.incarnation
-                sequence.steps.append(work.step)
+            self._answer(work, row, entry, reply)
         elif isinstance(result, Duplicate):
             # This very commit stands already: a reply was lost between the store and us.
             # Its bytes are the reply, whoever computed them (D3).
@@ -227,7 +222,7 @@ class Commits:
             reply.headers, reply.data = decode_reply(result.receipt.response)
             self._moved(work, entry, row)
             self._residence.forget(sequence)
-            self._engine.finish(work.step, reply)
+            self._answer(work, row, entry, reply)
         elif sequence.contested >= MOST_CONFLICTS:
             sequence.contested = 0
             self._residence.forget(sequence)
@@ -237,6 +232,15 @@ class Commits:
             sequence.contested += 1
             self._residence.forget(sequence)
             sequence.steps.appendleft(work.step)
+
+    def _answer(self, work: Work, row: RowResult, entry: Commit, reply: Reply) -> None:
+        """Answer a committed step, or give a part of the answer and queue the rest."""
+        if row.again is None:
+            self._engine.finish(work.step, reply)
+            return
+        self.tell_part(work, row.again)
+        work.step.incarnation = entry.incarnation  # it goes on with this sequence or not at all
+        work.sequence.steps.append(work.step)
 
     def tell_part(self, work: Work, again: tuple[bytes, dict[str, Any]]) -> None:
         """Give an answer that is not the last, and get the request ready to be run again.
