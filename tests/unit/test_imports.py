@@ -21,8 +21,8 @@ SOURCE = Path(__file__).resolve().parents[2] / "src" / "legato"
 # and in docs/design.md, "Rooms".
 BELOW_ENGINE = {"core", "faults", "observe.log", "repository", "stores", "runtimes"}
 BELOW_APP = BELOW_ENGINE | {
-    "archive", "engine", "observe", "protocols", "protocols.http", "protocols.rpc", "gen", "recorder",
-    "settings",
+    "archive", "engine", "observe", "protocols", "protocols.http", "protocols.rpc", "gen",
+    "recorder", "settings",
 }  # fmt: skip
 MAY_IMPORT: dict[str, set[str]] = {
     "core": set(),
