@@ -7,7 +7,6 @@ below them is the engine. :mod:`legato.serving.child` makes the one that is serv
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,6 +19,7 @@ from legato.core.errors import ConfigError
 from legato.engine.catalog import Catalog
 from legato.engine.engine import Engine
 from legato.engine.follower import Follower, load_model
+from legato.engine.garbage import Garbage
 from legato.engine.suspicion import Suspicion
 from legato.observe import log as logs
 from legato.observe import metrics
@@ -78,6 +78,7 @@ class Server:
         self.engine = Engine(
             store, max_resident_bytes=options.max_resident_state, suspicion=suspicion
         )
+        self.garbage = Garbage()
         self.recorder = Recorder(self.engine, options.data)
         self.catalog = _catalog(self.engine, options)
         self.api = Api(self.engine, self.recorder)
@@ -111,8 +112,7 @@ class Server:
         self.recorder.watch_models()
         await self.engine.start()
         await self.catalog.watch()
-        gc.collect()
-        gc.freeze()  # what lives as long as the server is not looked at by the collector again
+        self.garbage.start()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new and finish what is in flight; false if time ran out."""
@@ -127,6 +127,7 @@ class Server:
 
     async def close(self) -> None:
         """Stop; what was recorded is written."""
+        self.garbage.stop()
         await self.catalog.close()
         if self.torchserve is not None:
             self.torchserve.close()
