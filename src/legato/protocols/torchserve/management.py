@@ -9,9 +9,9 @@ import orjson
 
 from legato.observe.log import get_logger
 from legato.protocols.torchserve import errors
+from legato.protocols.torchserve.describe import describe
 from legato.protocols.torchserve.errors import Failure
 from legato.protocols.torchserve.jobs import Job, Request
-from legato.protocols.torchserve.registry import describe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -9,7 +9,6 @@ import asyncio
 import os
 import time
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from legato.core.errors import ConfigError, ServerError
@@ -17,20 +16,18 @@ from legato.engine.follower import load_model
 from legato.engine.manage import Manager
 from legato.observe.log import get_logger
 from legato.protocols.torchserve import errors
+from legato.protocols.torchserve.describe import workers
 from legato.protocols.torchserve.errors import Failure
 from legato.protocols.torchserve.limits import Limits
 from legato.repository.loader import MANIFEST, load_paths
 from legato.repository.torchserve import load_archive
-from legato.repository.ts_limits import integer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
     from legato.engine.engine import Engine
-    from legato.engine.instance import Instance
     from legato.engine.model import ModelHandle
-    from legato.engine.workers import WorkerStatus
     from legato.protocols.torchserve.store import ModelStore
     from legato.repository.config import ModelConfig
     from legato.repository.ts_properties import Properties
@@ -441,78 +438,3 @@ def _counts(config: ModelConfig) -> tuple[int, int]:
     if isinstance(found, (list, tuple)) and len(found) == 2:
         return int(found[0]), int(found[1])
     return config.instances, config.instances
-
-
-# -- describing -----------------------------------------------------------------------
-
-
-def describe(one: Registered, metadata: object = None) -> dict[str, Any]:
-    """Return everything about a version, in TorchServe's order."""
-    keys = one.limits
-    handle = one.handle
-    waiting = 0 if handle is None else len(handle.scheduler)
-    shown = keys.stateful
-    made: dict[str, Any] = {
-        "modelName": one.name,
-        "modelVersion": one.version,
-        "modelUrl": one.url,
-        "runtime": "python",
-        "minWorkers": one.least,
-        "maxWorkers": one.most,
-        "batchSize": keys.batch_size,
-        "maxBatchDelay": keys.max_batch_delay_ms,
-        "responseTimeout": keys.response_timeout_s,
-        "startupTimeout": keys.startup_timeout_s,
-        "maxRetryTimeoutInSec": integer(keys.keys, "maxRetryTimeoutInSec", 300),
-        "clientTimeoutInMills": keys.client_timeout_ms,
-        "parallelType": str(keys.keys.get("parallelType", "")),
-        "parallelLevel": max(0, integer(keys.keys, "parallelLevel")),
-        "deviceType": str(keys.keys.get("deviceType", "cpu")),
-        "continuousBatching": keys.keys.get("continuousBatching") is True,
-        "useJobTicket": keys.use_job_ticket,
-        "useVenv": keys.keys.get("useVenv") is True,
-        "stateful": shown,
-        "sequenceMaxIdleMSec": keys.idle_ms if shown else 0,
-        "sequenceTimeoutMSec": keys.life_ms if shown else 0,
-        "maxNumSequence": one.config.sequences.max_live if shown else 0,
-        "maxSequenceJobQueueSize": one.config.sequences.max_queued_steps if shown else 0,
-        "loadedAtStartup": one.startup,
-        "workers": workers(one),
-        "jobQueueStatus": {
-            "remainingCapacity": max(0, keys.job_queue_size - waiting),
-            "pendingRequests": waiting,
-        },
-    }
-    if metadata is not None:
-        made["customizedMetadata"] = metadata
-    return made
-
-
-def workers(one: Registered) -> list[dict[str, Any]]:
-    """Return the workers of a version, each with ``status`` READY or UNLOADING."""
-    if one.handle is None:
-        return []
-    return [
-        {"id": str(one.first_id + at), **_worker(instance, one)}
-        for at, instance in enumerate(one.handle.instances)
-    ]
-
-
-def _worker(instance: Instance, one: Registered) -> dict[str, Any]:
-    """Tell of one instance; one that is no process of its own lives in ours."""
-    tell = getattr(instance, "status", None)
-    found: WorkerStatus | None = tell() if tell is not None else None
-    alive = one.handle is not None and one.handle.ready if found is None else found.alive
-    return {
-        "startTime": _moment(one.began if found is None else found.started_at),
-        "status": "READY" if alive else "UNLOADING",
-        "memoryUsage": 0 if found is None else found.memory_bytes,
-        "pid": os.getpid() if found is None else found.pid,
-        "gpu": False,
-        "gpuUsage": "N/A",
-    }
-
-
-def _moment(seconds: float) -> str:
-    text = datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
