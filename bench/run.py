@@ -1,7 +1,8 @@
 """Measures Legato and writes docs/benchmarks.md; ``make bench`` runs this.
 
-Quick by default (about three minutes); ``--full`` takes longer windows and more
-scenarios. ``--only accumulator/stream`` picks scenarios by name.
+Quick by default (about five minutes); ``--full`` takes longer windows and more
+scenarios. ``--only accumulator/stream`` picks scenarios by name; ``stores`` (what each
+store costs) and ``million`` (very many sequences, at a small size) are names, too.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import json
 import re
 import sys
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT / "bench")]
@@ -21,6 +23,9 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT / "bench")]
 if TYPE_CHECKING:
     from measure import Effort, Row
     from scenarios import Scenario
+
+
+PARTS = ("stores", "million")
 
 
 def arguments() -> argparse.Namespace:
@@ -50,25 +55,56 @@ def main() -> int:
     options = arguments()
     listed = scenarios.FULL if options.full else scenarios.QUICK
     chosen = [scenario for scenario in listed if re.search(options.only, scenario.name)]
-    if options.list or not chosen:
-        print("\n".join(scenario.name for scenario in listed))
-        return 0 if chosen else 2
+    parts = [part for part in PARTS if re.search(options.only, part)]
+    if options.list or not (chosen or parts):
+        print("\n".join([*(scenario.name for scenario in listed), *PARTS]))
+        return 0 if chosen or parts else 2
     before = json.loads(options.compare.read_text()) if options.compare else {}
     effort = measure.FULL if options.full else measure.QUICK
     facts = machine.describe()
     began = machine.load_average()
     rows = run(chosen, effort)
-    facts["load average"] = f"{began:.1f} before, {machine.load_average():.1f} after"
-    if began > machine.QUIET:
-        facts["note"] = "other work was running: every figure is higher than on a quiet machine"
-    options.output.mkdir(parents=True, exist_ok=True)
-    for path in report.write(options.output, rows, facts, effort):
+    found: dict[str, Any] = {}
+    if rows:
+        facts["load average"] = f"{began:.1f} before, {machine.load_average():.1f} after"
+        if began > machine.QUIET:
+            facts["note"] = "other work was running: every figure is higher than on a quiet machine"
+        found = {
+            "machine": facts,
+            "effort": asdict(effort),
+            "rows": {row.name: asdict(row) for row in rows},
+        }
+    bad = [(row.name, row.failed, row.wrong) for row in rows if row.failed or row.wrong]
+    for part in parts:
+        began = machine.load_average()
+        found[part], failed, wrong = run_part(part, full=options.full)
+        load = f"{began:.1f} before, {machine.load_average():.1f} after"
+        for figures in found[part].values() if part == "million" else [found[part]]:
+            figures["load"] = load
+        bad += [(part, failed, wrong)] if failed or wrong else []
+    for path in report.keep(options.output, found):
         print(f"written: {path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}")
     print("\n".join(report.compared(rows, before)))
-    bad = [row for row in rows if row.failed or row.wrong]
-    for row in bad:
-        print(f"{row.name}: {row.failed} steps failed, {row.wrong} answers were wrong")
+    for name, failed, wrong in bad:
+        print(f"{name}: {failed} steps failed, {wrong} answers were wrong")
     return 1 if bad else 0
+
+
+def run_part(part: str, *, full: bool) -> tuple[dict[str, Any], int, int]:
+    """Measure the stores or very many sequences; return figures, failures, wrong answers."""
+    if part == "stores":
+        import stores
+
+        rounds, window_s = (15, 0.6) if full else (7, 0.5)
+        with tempfile.TemporaryDirectory(prefix="legato-bench-models-") as name:
+            rows = stores.measure(Path(name), rounds, window_s)
+        figures = {"rounds": rounds, "window_s": window_s, "rows": [asdict(row) for row in rows]}
+        print("\n".join(f"{row.state:6} {row.store:16} {row.ratio:.2f}" for row in rows))
+        return figures, sum(row.failed for row in rows), sum(row.wrong for row in rows)
+    import million
+
+    found = million.measure(million.SMALL, lambda text: print(text, flush=True))
+    return {str(million.SMALL.sequences): found}, found["failed"], found["wrong"]
 
 
 def run(chosen: list[Scenario], effort: Effort) -> list[Row]:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,6 +28,8 @@ class Server:
     Attributes:
         address: Where it listens.
         pid: The process that serves.
+        ready: All that it said when it was ready.
+        data: Where it keeps sequences, unless in memory.
     """
 
     def __init__(self, models: Path, arguments: Sequence[str]) -> None:
@@ -37,10 +39,12 @@ class Server:
             sys.executable, "-m", "legato", "serve", str(models), *arguments,
             "--port", "0", "--announce", "json",
         ]  # fmt: skip
+        self.data = Path(self._folder.name) / "data"
         if "memory" not in arguments:
-            self._command += ["--data", str(Path(self._folder.name) / "data")]
+            self._command += ["--data", str(self.data)]
         self._process: subprocess.Popen[str] | None = None
         self._said = ""
+        self.ready: dict[str, Any] = {}
         self.address = ""
         self.pid = 0
 
@@ -55,13 +59,22 @@ class Server:
                 env={**os.environ, "PYTHONPATH": str(SOURCE)},
             )
         self._process = process
-        line = process.stdout.readline() if process.stdout else ""
+        self.await_ready()
+        return self
+
+    def await_ready(self) -> None:
+        """Wait until it says that it serves; it does so again after each death.
+
+        Raises:
+            ServerFailedError: It ended instead.
+        """
+        output = self._process.stdout if self._process is not None else None
+        line = output.readline() if output is not None else ""
         if not line:
             self.__exit__(None, None, None)
             raise ServerFailedError(f"the server does not start:\n{self._said}")
-        ready = json.loads(line)["ready"]
-        self.address, self.pid = f"127.0.0.1:{ready['ports'][0]}", ready["pid"]
-        return self
+        self.ready = json.loads(line)["ready"]
+        self.address, self.pid = f"127.0.0.1:{self.ready['ports'][0]}", self.ready["pid"]
 
     def __exit__(
         self,
