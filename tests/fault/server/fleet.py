@@ -242,10 +242,13 @@ class Fleet:
         for channel in self._channels:
             await channel.close()
         # grpc leaves a task behind for each call whose write has failed.
-        left = asyncio.all_tasks() - self._before - {asyncio.current_task()}
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        for _attempt in range(20):
+            left = asyncio.all_tasks() - self._before - {asyncio.current_task()}
+            if not left:
+                break
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left, timeout=0.2)
 
     def check(self) -> None:
         """Raise what a client found wrong, if any did."""

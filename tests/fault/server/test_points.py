@@ -6,7 +6,6 @@ point again and again while the clients get on a little further each time.
 
 from __future__ import annotations
 
-import asyncio
 import signal
 
 import pytest
@@ -76,7 +75,7 @@ async def test_a_kill_while_the_log_makes_room_loses_nothing(chain, tmp_path, po
 
 async def test_a_kill_between_a_copy_and_its_checkpoint_loses_nothing(chain, tmp_path) -> None:
     """Records of idle sequences are carried along; until that is complete both copies are there."""
-    served = chain(segment_size="64K")
+    served = chain(segment_size="256K")
     async with Fleet(served.address, range(101, 161)) as idle:
         await idle.until(lambda: all(client.step for client in idle.clients))
         await idle.finish()
@@ -84,14 +83,17 @@ async def test_a_kill_between_a_copy_and_its_checkpoint_loses_nothing(chain, tmp
         await fleet.more(1000)
         await fleet.finish()
     kill_all(served)
-    dying = chain(faults="compact.after_copy:exit9:1", segment_size="64K", ready=False)
-    await asyncio.to_thread(dying.await_ready, 1 + DEATHS)
+    dying = chain(faults="compact.after_copy:exit9:1", segment_size="256K")
+    async with Fleet(dying.address, range(201, 203)) as slow:
+        await slow.more(1000)  # seals the file that the idle ones lie in by now
+        await slow.finish()
+    await until(lambda: len(dying.lines) > DEATHS)
     kill_all(dying)
     assert chain().stop() == 0
 
     assert dying.errors.count("was killed by SIGKILL") >= DEATHS
-    fleet.compare(tmp_path / "data")
-    idle.compare(tmp_path / "data")
+    for each in (idle, fleet, slow):
+        each.compare(tmp_path / "data")
 
 
 async def test_a_kill_in_the_middle_of_recovery_is_recovered_from(chain, tmp_path) -> None:
