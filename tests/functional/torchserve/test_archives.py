@@ -86,14 +86,16 @@ def handle(data, context):
 """
 
 
-def pack(store: Path, name: str, handler: str | Path, config: str, form: str = "default") -> None:
+def pack(
+    store: Path, name: str, handler: str | Path, config: str, form: str = "default", more=()
+) -> None:
     """Run torch-model-archiver as its users do."""
     store.mkdir(exist_ok=True)
     (store.parent / f"{name}.yaml").write_text(config)
     arguments = [
         "--model-name", name, "--version", "1.0", "--handler", str(HANDLERS / handler),
         "--config-file", str(store.parent / f"{name}.yaml"), "--export-path", str(store),
-        "--archive-format", form, "--force",
+        "--archive-format", form, "--force", *more,
     ]  # fmt: skip
     tool = Path(sys.executable).with_name("torch-model-archiver")
     subprocess.run([str(tool), *arguments], check=True, capture_output=True, timeout=60)

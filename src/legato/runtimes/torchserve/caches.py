@@ -19,7 +19,7 @@ from legato.runtimes.torchserve.values import UnsupportedValueError, decode, enc
 from legato.torchserve import made_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, MutableMapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 
 _PLAIN: Final = (dict, OrderedDict, defaultdict)
 
@@ -154,6 +154,17 @@ class Caches:
         for _name, entries in self._found:
             for key in _keys(sequence):
                 entries.pop(key, None)
+
+    def forget_requests(self, requests: Iterable[str]) -> None:
+        """Let go of new requests whose step failed.
+
+        Handlers of continuous batches keep something under a request's id, and take a request
+        that they know for one that is handed in again. A row that is run again by itself,
+        because of its neighbour's error, must be new to them.
+        """
+        for request in requests:
+            for _name, entries in self._found:
+                entries.pop(request, None)
 
     def pin(self, sequences: list[str]) -> None:
         """Keep the entries of these sequences from eviction until :meth:`unpin`."""

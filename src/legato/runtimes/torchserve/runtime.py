@@ -125,6 +125,14 @@ class TorchServeRuntime:
             answers = self._call(batch)
             caches.look()
             following, bound = self._capture(caches, names, states)
+        except BaseException:
+            caches.look()
+            caches.forget_requests(
+                str(row.parameters.get(REQUEST_ID, ""))
+                for row in batch.rows
+                if not row.parameters.get(AGAIN)
+            )
+            raise
         finally:
             caches.unpin()
         return self._result(batch, answers, {STATE: following}, bound)

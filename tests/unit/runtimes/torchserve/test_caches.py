@@ -192,3 +192,12 @@ def test_ended_sequence_is_forgotten() -> None:
     memory.caches.forget("a")
 
     assert memory.handler.cache == {"b": 2}
+
+
+def test_a_failed_requests_entries_are_let_go() -> None:
+    """A request that is run again is new to a handler that remembers requests by their ids."""
+    memory = Memory(cache={"a": 1, "request-1": object(), "request-2": object()})
+
+    memory.caches.forget_requests(["request-1"])
+
+    assert list(memory.handler.cache) == ["a", "request-2"]
