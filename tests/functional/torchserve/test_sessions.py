@@ -101,6 +101,22 @@ def test_open_stream_cancel_end_leaves_room_each_time(served) -> None:
         assert (ended.status, ended.text) == (200, "7")
 
 
+def test_an_end_lets_the_stream_of_its_session_end_first(served) -> None:
+    """The stream gets its last chunk, the end its sum; then nobody has opened the session."""
+    name, _first = opened(served, 2)
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(served.step, name, 5, "sessions")
+        time.sleep(0.2)
+        ended = served.step(name, 0, model="sessions")
+        streamed = stream.result()
+    after = served.step(name, 2, model="sessions")
+
+    assert (ended.status, ended.text) == (200, "7")
+    assert streamed.status == 200
+    assert streamed.text in ["7" * count for count in range(2, 11)]
+    assert after.status == 503
+
+
 @pytest.mark.parametrize(("pauses", "why"), [((0.7,), "idle"), ((0.2,) * 7, "life")])
 def test_a_session_that_is_over_is_an_error(served, pauses, why: str) -> None:
     """After its idle limit, and after its life however busy, an id has no session any more."""

@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from legato.core.errors import ConfigError, StepQueueFullError, UnknownSequenceError
+from legato.core.errors import ConfigError, StepQueueFullError
 from legato.core.types import Reply
 from legato.engine.workers import NoWorkerError
 from legato.runtimes.torchserve.exchange import HandlerError, from_reply
@@ -164,15 +164,18 @@ async def test_handler_ends_its_sequence(bench, archives) -> None:
     assert (await bench.ask("a", 6)).body == b"6"
 
 
-async def test_dropped_stream_ends_with_its_sequence(bench, archives) -> None:
-    """A stream whose sequence is ended by another request is answered."""
+async def test_stream_of_a_sequence_that_is_ended_gets_its_last_chunk(bench, archives) -> None:
+    """Another request ends the sequence while it runs: it is answered, then the id begins anew."""
     await bench.load(archives("continuous_handler", continuousBatching=True))
     ends = []
 
     outcome = await bench.send("a", 5, partial=lambda *_: ends or ends.append(bench.send("a", 0)))
 
-    assert isinstance(outcome, UnknownSequenceError)
+    last = from_reply(outcome)
+    assert (last.body, last.more) == (b"5", False)
     assert from_reply(await ends[0]).body == b"5"
+    assert list(bench.engine.sequences("m")) == []
+    assert (await bench.ask("a", 6)).body == b"6"
 
 
 async def test_model_without_sequences_is_stateless(bench, archives) -> None:

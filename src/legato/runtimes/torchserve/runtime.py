@@ -29,6 +29,7 @@ from legato.runtimes.torchserve.helpers import PredictionException
 from legato.runtimes.torchserve.loading import load_entry, prepare
 from legato.runtimes.torchserve.metrics import Metrics
 from legato.runtimes.torchserve.signature import STATE, signature_of
+from legato.runtimes.torchserve.streams import Streams
 from legato.runtimes.worker.messages import Held, StatesWantedError
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class TorchServeRuntime:
         self._context = context
         self._entry = entry
         self._decode = bool(config.options["decode"])
+        self._streams = Streams()
         self._caches: Caches | None = None
         if self.signature.states:
             self._caches = Caches(self._roots, lambda text: _say(f"{config.name}: {text}"))
@@ -224,12 +226,20 @@ class TorchServeRuntime:
         over: list[int] = []
         for at, (answer, row) in enumerate(zip(answers, batch.rows, strict=True)):
             response[at], meta[at] = answer.body, orjson.dumps(answer.meta())
-            if answer.headers.get(STREAM_NEXT) == "true":
+            more = answer.headers.get(STREAM_NEXT) == "true"
+            if more:
                 again[at] = (answer.body, answer.meta())
-            ended = answer.headers.get(self._context.header_key_sequence_end, "")
-            if str(row.correlation_id) in [name.strip() for name in ended.split(";")]:
+            if self._caches is not None and self._ends(row, answer, more=more):
                 over.append(at)
         return StepResult({RESPONSE: response, META: meta}, states, {}, again, over, bound)
+
+    def _ends(self, row: RowInfo, answer: Answer, *, more: bool) -> bool:
+        name, request = str(row.correlation_id), str(row.parameters.get(REQUEST_ID, ""))
+        if row.start and not row.parameters.get(AGAIN):
+            self._streams.forget(name)
+        ended = answer.headers.get(self._context.header_key_sequence_end, "")
+        said = name in [part.strip() for part in ended.split(";")]
+        return self._streams.ends(name, request, more=more, said=said)
 
     def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
         """Let go of what is kept for a sequence that is over."""
@@ -237,6 +247,7 @@ class TorchServeRuntime:
         if self._caches is not None:
             self._caches.look()
             self._caches.forget(str(correlation_id))
+        self._streams.forget(str(correlation_id))
 
     def close(self) -> None:
         """Nothing to do: the process ends."""
