@@ -5,6 +5,7 @@
 #   make bench   the benchmark suite; writes docs/benchmarks.md
 #   make bench-million   a million live sequences in one process, into the same page
 #   make bench-openvino  OpenVINO's LSTM, into docs/benchmarks-openvino.md
+#   make bench-torchserve   TorchServe's adder, into docs/benchmarks-torchserve.md
 #   make docs    links and code blocks of the docs
 
 .DEFAULT_GOAL := help
@@ -21,9 +22,10 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { echo $$p; break; }; done)
 
 # Handed on: make test ARGS="tests/unit -k loader", make bench ARGS=--quick
+# LEGATO_TEST_EXPIRY_REQUESTS=100000 make test ARGS="-k lost_at_expiry": five times as many
 ARGS ?=
 
-.PHONY: help setup assets demo test check format bench bench-million bench-openvino docs clean
+.PHONY: help setup assets demo test check format bench bench-million bench-openvino bench-torchserve docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -67,6 +69,10 @@ bench-million: setup
 
 bench-openvino: setup
 	@$(BIN)/python bench/openvino_lstm.py $(ARGS)
+
+# LEGATO_BENCH_TORCHSERVE names a torchserve command to run beside Legato.
+bench-torchserve: setup
+	@$(BIN)/python bench/torchserve_adder.py --output docs/benchmarks-torchserve.md $(ARGS)
 
 docs: setup
 	@$(BIN)/python tools/check_docs.py
