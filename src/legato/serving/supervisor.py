@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import shutil
 import signal
@@ -349,25 +350,31 @@ class Supervisor:
         wanted += [(resolve(host), port) for host, port in settings.extra_addresses]
         for address, port in wanted:
             while problem := _port_problem(address, port):
+                if problem.errno == errno.EADDRNOTAVAIL:
+                    raise ConfigError(
+                        f"'{address}' is not an address of this machine: {problem.strerror}",
+                        key="--host",
+                        fix="use 127.0.0.1 for this machine only, 0.0.0.0 for every network",
+                    )
                 if time.monotonic() > until:
                     raise ConfigError(
-                        f"cannot listen on {address}:{port}: {problem}",
+                        f"cannot listen on {address}:{port}: {problem.strerror}",
                         key="--port",
                         fix="stop what uses it, or choose another one (0 = any free port)",
                     )
                 await asyncio.sleep(0.1)
 
 
-def _port_problem(address: str, port: int) -> str:
-    """Return why a port cannot be listened on, "" if it can."""
+def _port_problem(address: str, port: int) -> OSError | None:
+    """Return why a port cannot be listened on, ``None`` if it can."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((address, port))
         except OSError as error:
-            return error.strerror or str(error)
-    return ""
+            return error
+    return None
 
 
 def _how_it_ended(code: int | None) -> str:

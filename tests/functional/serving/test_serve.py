@@ -174,6 +174,15 @@ def test_a_taken_port_is_named(served) -> None:
     assert "fix:" in text
 
 
+def test_an_address_of_another_machine_is_named() -> None:
+    """It is the host that is wrong then, not the port."""
+    text = refused(run("serve", SOURCE / "no-model", "--port", 0, "--host", "192.0.2.1"))
+
+    assert "--host" in text
+    assert "192.0.2.1" in text
+    assert "--port" not in text
+
+
 def test_a_missing_path_is_named(tmp_path) -> None:
     """The message names the path."""
     assert str(tmp_path / "gone") in refused(run("serve", tmp_path / "gone", "--port", 0))
