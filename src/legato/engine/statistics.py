@@ -53,7 +53,9 @@ class ModelStatistics:
         compute_s: Seconds of a model call.
         commit_s: Seconds of a commit.
         last_step_at: Wall-clock seconds of the last applied step, 0 = never.
-        live, resident, queued, running: Gauges.
+        live, resident, running: Gauges of sequences.
+        waiting: Sequences with a step that waits for its turn.
+        queued: Steps that wait.
         state_bytes: Bytes of resident state.
     """
 
@@ -72,6 +74,7 @@ class ModelStatistics:
     last_step_at: float = 0.0
     live: int = 0
     resident: int = 0
+    waiting: int = 0
     queued: int = 0
     running: int = 0
     state_bytes: int = 0

@@ -138,6 +138,8 @@ class Model:
         gauges.live = live
         gauges.resident = len(mine)
         gauges.state_bytes = sum(s.state.nbytes for s in mine if s.state is not None)
+        waiting = sum(1 for s in self.sequences.values() if s.busy) - gauges.running
+        gauges.waiting = max(0, waiting)
         gauges.queued = len(handle.scheduler) + sum(len(s.steps) for s in self.sequences.values())
 
 

@@ -146,6 +146,11 @@ def _gauges(models: Sequence[ObservedModel]) -> Iterator[Metric]:
             "Sequences with a step in a model call or commit.",
             lambda m: m.statistics.running,
         ),
+        (
+            "legato_sequences_queued",
+            "Sequences with a step that waits for its turn.",
+            lambda m: m.statistics.waiting,
+        ),
         ("legato_steps_queued", "Steps that wait for their turn.", lambda m: m.statistics.queued),
         (
             "legato_state_bytes",

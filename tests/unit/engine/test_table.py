@@ -148,3 +148,18 @@ def test_a_sequence_is_live_as_long_as_its_record_is() -> None:
     one.forget()
     assert not one.live
     assert one.state is None
+
+
+def test_sequences_with_a_waiting_step_are_counted() -> None:
+    """A busy sequence waits, unless it is in a model call."""
+    handle = version("1", "d")
+    model = model_of(handle)
+    for name in ("a", "b", "c"):
+        one = Sequence(SequenceKey("m", name))
+        one.busy = name != "c"
+        model.sequences[name] = one
+    handle.statistics.running = 1
+
+    model.refresh(handle, live=3)
+
+    assert handle.statistics.waiting == 1

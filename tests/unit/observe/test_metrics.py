@@ -64,6 +64,7 @@ def test_every_count_of_a_model_is_told() -> None:
         last_step_at=1e9,
         live=3,
         resident=2,
+        waiting=4,
         queued=6,
         running=1,
         state_bytes=2048,
@@ -78,6 +79,7 @@ def test_every_count_of_a_model_is_told() -> None:
     assert found["legato_sequences_live" + at] == 3
     assert found["legato_sequences_resident" + at] == 2
     assert found["legato_sequences_running" + at] == 1
+    assert found["legato_sequences_queued" + at] == 4
     assert found["legato_steps_queued" + at] == 6
     assert found["legato_state_bytes" + at] == 2048
     assert found["legato_sequences_opened_total" + at] == 4
