@@ -140,6 +140,7 @@ class Crowd:
         """
         late = array("d")
         async with grpc.aio.insecure_channel(address, options=OPTIONS) as channel:
+            await channel.channel_ready()  # what it takes to connect is not what is measured
             streams = [_Stream(self, channel) for _ in range(STREAMS)]
             began = time.perf_counter()
             sent = [0] * len(lanes)

@@ -6,7 +6,7 @@ next step when it has the answer to the last. Where ``LEGATO_BENCH_TORCHSERVE`` 
 ``torchserve`` command, that runs beside Legato in the same session, on the same archive.
 CPU is that of the server's whole process tree.
 
-    python bench/torchserve_adder.py [--seconds 3] [--output docs/benchmarks-torchserve.md]
+    make bench-torchserve    # python bench/torchserve_adder.py --output PAGE
 """
 
 from __future__ import annotations
@@ -332,6 +332,8 @@ def page(rows: list[Row], facts: dict[str, str]) -> str:
         for r in rows
     ]
     lone = min(r.steps_per_s for r in rows if r.server == "Legato" and r.sequences == 1)
+    if all(r.server == "Legato" for r in rows):
+        lines += ["", "TorchServe was not at hand (`LEGATO_BENCH_TORCHSERVE`) and was not run."]
     lines += [
         "",
         f"A lone client gets {lone / 9:.0f} times the nine steps a second that TorchServe gives",
