@@ -103,6 +103,9 @@ class Channel:
         self._mine = Area()
         self._theirs = Area()
         self._received: int | None = None
+        # Of a frame that did not come whole before a deadline: the next call goes on with it.
+        self._head: tuple[int, int, bool] | None = None
+        self._begun: tuple[memoryview, int] | None = None
 
     def set_threshold(self, shared_from: int) -> None:
         """Send arrays by shared memory from this many bytes on."""
@@ -169,6 +172,8 @@ class Channel:
     def receive(self, deadline: float | None = None) -> tuple[dict[str, Any], memoryview]:
         """Wait for a message; the second value is for :meth:`arrays`.
 
+        After a TimeoutError it may be called again: nothing that has arrived is lost.
+
         Args:
             deadline: Monotonic seconds; ``None`` = for ever.
 
@@ -176,10 +181,13 @@ class Channel:
             ChannelClosedError: The other side is gone, or said what cannot be understood.
             TimeoutError: The deadline passed.
         """
-        length, size, fds = HEAD.unpack(self._read(HEAD.size, deadline))
+        if self._head is None:
+            self._head = HEAD.unpack(self._read(HEAD.size, deadline))
+        length, size, fds = self._head
         if length > _MOST_MESSAGE or size > _MOST_MESSAGE:
             raise ChannelClosedError("a frame is longer than any that is sent")
         body = self._read(length + size, deadline)
+        self._head = None
         if fds and self._received is None:
             raise ChannelClosedError("a frame announces shared memory and brings none")
         if self._received is not None:
@@ -192,15 +200,16 @@ class Channel:
         return message, body[length:]
 
     def _read(self, size: int, deadline: float | None) -> memoryview:
-        data = memoryview(bytearray(size))
-        at = 0
+        data, at = self._begun or (memoryview(bytearray(size)), 0)
+        self._begun = None
         while at < size:
-            self._sock.settimeout(_left(deadline))
             try:
+                self._sock.settimeout(_left(deadline))
                 got, ancillary, _flags, _address = self._sock.recvmsg_into(
                     [data[at:]], socket.CMSG_SPACE(4), socket.MSG_CMSG_CLOEXEC
                 )
             except TimeoutError:
+                self._begun = data, at
                 raise
             except OSError as error:
                 raise ChannelClosedError(str(error)) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 
 import numpy as np
 import pytest
@@ -88,6 +89,29 @@ def test_deadline_ends_a_wait(pair) -> None:
     """Monotonic seconds that have passed are too late already."""
     with pytest.raises(TimeoutError):
         pair[0].receive(0.0)
+
+
+@pytest.mark.parametrize("cut", [1, 9, 12])
+def test_a_frame_that_comes_in_parts_outlives_a_deadline(cut: int) -> None:
+    """In its head, between head and body, in its body: the next call goes on from there."""
+    ours, theirs = socket.socketpair()
+    sender, receiver = Channel(ours, shared_from=256), socket.socketpair()
+    sender.send({"kind": "ready"}, {"a": {"x": np.arange(3)}})
+    raw = theirs.recv(1 << 16)
+    channel = Channel(receiver[0], shared_from=256)
+
+    receiver[1].sendall(raw[:cut])
+    with pytest.raises(TimeoutError):
+        channel.receive(time.monotonic() + 0.01)
+    receiver[1].sendall(raw[cut:] + raw)
+    found = [channel.receive(time.monotonic() + 5) for _ in range(2)]
+
+    assert [message["kind"] for message, _data in found] == ["ready", "ready"]
+    assert all(
+        channel.arrays(message["a"], data)["x"].tolist() == [0, 1, 2] for message, data in found
+    )
+    for end in (sender, channel, theirs, receiver[1]):
+        end.close()
 
 
 def test_noise_is_refused() -> None:
