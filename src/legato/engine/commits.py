@@ -139,7 +139,7 @@ class Commits:
                 work.sequence.key, work.incarnation, 1, 1, (receipt,), state, True, work.replaces,
                 end, handle.version, handle.digest, step.dialect.name,
                 config.idle_timeout_s if step.ttl_s is None else step.ttl_s,
-                step.level, waited,
+                step.level, 0.0,  # judged now: what lived when it arrived may be over
             )  # fmt: skip
         keep = handle.config.sequences.receipts
         receipts = (receipt,) if keep == 1 else (*head.receipts, receipt)[-keep:]

@@ -107,6 +107,19 @@ def test_a_step_that_runs_longer_than_the_idle_limit_is_not_lost(make) -> None:
     assert h.state() == state_of([1, 2, 3])
 
 
+def test_a_start_that_waits_while_the_id_expires_begins_anew(make) -> None:
+    """What it creates is judged by what lives now, not by what lived when it arrived."""
+    h = make(slow_store=True, max_resident_bytes=1)
+    h.load(sequences={"idle_timeout_s": 10})
+    h.ask(1, 1, start=True, dialect=NATIVE)
+    sent = h.send(1, 2, start=True, dialect=NATIVE)
+
+    h.clock.advance(10.5)
+    h.settle()
+
+    assert (sent.reply.step, sent.reply.data[0]) == (1, chain_of([2]))
+
+
 def test_a_failed_sweep_does_not_end_expiry(make) -> None:
     """The next round makes up for it."""
     h = make()
