@@ -7,7 +7,7 @@ import time
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
-from legato.core.errors import BusyError, ClientError, SequenceLimitError, ServerError
+from legato.core.errors import ClientError, SequenceLimitError, ServerError
 from legato.core.types import TORCHSERVE, Reply, SequenceKey, Step
 from legato.observe.log import get_logger
 from legato.protocols.torchserve import errors
@@ -254,11 +254,7 @@ class Job:
                 self._door.run(self._end(ended, answer, outcome.incarnation))
             else:
                 self._answer(answer)
-        elif not self._swept and (
-            # Just this class: the step was not applied. It came while its sequence was
-            # alive and was decided when that had expired, and the store holds against both.
-            isinstance(outcome, SequenceLimitError) or type(outcome) is BusyError
-        ):
+        elif isinstance(outcome, SequenceLimitError) and not self._swept:
             self._swept = True
             self._door.run(self._again())
         else:

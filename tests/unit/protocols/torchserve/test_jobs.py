@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from legato.core.errors import (
-    BusyError,
     ClientError,
     ModelError,
     SequenceLimitError,
@@ -172,18 +171,6 @@ async def test_a_full_model_is_swept_once_before_it_refuses(bench) -> None:
     assert swept == 1
     assert first.answer.body == b"1"
     assert second.answer.status == 503
-
-
-async def test_a_request_that_raced_with_expiry_is_tried_once_more(bench) -> None:
-    """The store called its sequence dead and alive; after a sweep it is one of them."""
-    bench.add()
-    asked = Asked(bench, sequence="a")
-
-    bench.engine.fail(BusyError("others keep moving this sequence"), 0)
-    await _until(lambda: len(bench.engine.steps) == 2)
-    bench.engine.reply(b"1", 1)
-
-    assert asked.answer.body == b"1"
 
 
 async def test_a_request_of_which_nobody_knows_whether_it_was_applied_is_not(bench) -> None:
