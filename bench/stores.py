@@ -8,6 +8,7 @@ the ratio to the memory store is taken within a round.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 from legato.bench.generator import Generator
 from legato.bench.load import Check, Load
 from legato.bench.target import Target
+from machine import prefer
 from models import MODELS
 from scenarios import ServerOptions
 from server import Server
@@ -47,7 +49,7 @@ class StoreRow:
         store: Kind and level.
         server_us: CPU microseconds a step of the whole server.
         ratio: The same, divided by that of the memory store in the same round, and
-        ratio_range: lowest and highest of it.
+        quartiles: between which the middle half of the rounds lie.
         steps_per_s: Steps answered.
         p50_ms: Latency,
         p99_ms: of which one step in a hundred takes longer.
@@ -60,7 +62,7 @@ class StoreRow:
     store: str
     server_us: float
     ratio: float
-    ratio_range: tuple[float, float]
+    quartiles: tuple[float, float]
     steps_per_s: float
     p50_ms: float
     p99_ms: float
@@ -69,12 +71,21 @@ class StoreRow:
     wrong: int
 
 
-def measure(models: Path, rounds: int, window_s: float) -> list[StoreRow]:
-    """Measure every store at every size; ``models`` is an empty folder."""
+def measure(models: Path, rounds: int, window_s: float, *, ahead: bool = False) -> list[StoreRow]:
+    """Measure every store at every size.
+
+    Args:
+        models: An empty folder.
+        rounds: Windows of each server at each size.
+        window_s: Length of a window.
+        ahead: Servers and load go before other work; takes root.
+    """
     for name in SIZES.values():
         MODELS[name].install(name, models / name)
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(Server(models, store.arguments)) for store in STORES]
+        if ahead:  # the load's processes inherit it
+            prefer(os.getpid(), *[server.pid for server in servers])
         rows = []
         for state, name in SIZES.items():
             with contextlib.ExitStack() as generators:
@@ -120,12 +131,13 @@ def _row(state: str, at: int, results: list[list[Result]]) -> StoreRow:
     memory = [result.server_us or float("nan") for result in results[0]]
     ratios = [ours / base for ours, base in zip(cost, memory, strict=True)]
     median = statistics.median
+    low, _middle, high = statistics.quantiles(ratios, n=4)
     return StoreRow(
         state=state,
         store=f"{STORES[at].store}" if not at else f"{STORES[at].store}, {STORES[at].durability}",
         server_us=median(cost),
         ratio=median(ratios),
-        ratio_range=(min(ratios), max(ratios)),
+        quartiles=(low, high),
         steps_per_s=median([result.steps_per_s for result in mine]),
         p50_ms=median([result.latency_ms["p50"] for result in mine]),
         p99_ms=median([result.latency_ms["p99"] for result in mine]),
