@@ -228,7 +228,7 @@ def _line(row: Row) -> str:
 _HEAD = """\
 # OpenVINO: sequences together against one request a step
 
-Written by `make bench-openvino` (`bench/openvino_lstm.py`); do not edit. The model is a two-layer LSTM
+Written by `make bench-openvino`; do not edit. The model is a two-layer LSTM
 (512 hidden, 40 in, 100 out, 13 MB) whose state OpenVINO keeps. All figures are **steps a CPU
 second**. **Legato** is the whole serving process under gRPC streams, Envoy and store included,
 one stream and one unanswered step a sequence. **One by one** is a bare loop over the same file:

@@ -15,11 +15,11 @@ _MEMORY_LIMIT = 10 * 2**30
 _LABELS = {
     "alone": "active ones alone",
     "beside warm steps": "beside further steps of sequences in memory",
-    "while others return": "beside as many steps of sequences that return, others being parked",
+    "while others return": "beside as many steps of sequences that return; others are parked",
 }
 _STORES_HEAD = (
-    "| state | store | server CPU us/step | by memory's | (middle half) | steps/s | p50 ms | p99 ms "
-    "| mean batch |"
+    "| state | store | server CPU us/step | by memory's | (middle half) | steps/s | p50 ms "
+    "| p99 ms | mean batch |"
 )
 _LATENCY_HEAD = (
     "| windows | active: p50 ms | p99 ms | p99 of the median second | worst ms "
