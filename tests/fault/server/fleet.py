@@ -53,6 +53,9 @@ OPTIONS = [
     ("grpc.enable_retries", 0),
 ]
 
+STREAM_ENDED = (asyncio.InvalidStateError, grpc.aio.InternalError)
+"""What grpc raises for an operation on a stream that ended between two messages."""
+
 
 class BrokenPromiseError(AssertionError):
     """The server broke a promise: a step lost, applied twice, or out of order."""
@@ -130,7 +133,7 @@ class ChainClient:
                     raise
                 self.seen.codes[error.code().name] += 1
                 self._interrupted()
-            except asyncio.InvalidStateError:  # the stream ended between two messages
+            except STREAM_ENDED:
                 self._interrupted()
             finally:
                 await self._leave(call)
@@ -143,7 +146,7 @@ class ChainClient:
                 await call.done_writing()
                 while await call.read() is not grpc.aio.EOF:
                     pass
-        except (grpc.aio.AioRpcError, asyncio.InvalidStateError, TimeoutError):
+        except (grpc.aio.AioRpcError, *STREAM_ENDED, TimeoutError):
             pass
         finally:
             call.cancel()
