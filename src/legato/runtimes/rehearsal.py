@@ -7,6 +7,7 @@ the smallest form of what the engine does for real clients.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -81,10 +82,10 @@ class Rehearsal:
             first_id: Correlation id of row 0; the others follow it.
 
         Returns:
-            The result, and the next states of each row.
+            The result, which is the caller's to keep, and the next states of each row.
         """
         batch, windowed = self.batch(rows, states, number, first_id)
-        result = self.runtime.step(batch)
+        result = _kept(self.runtime.step(batch))
         following = [dict(state) for state in states]
         for spec in self.signature.states:
             if spec.rule is UpdateRule.WINDOW:
@@ -157,6 +158,15 @@ class Rehearsal:
         if spec.initial is None:
             return np.zeros(shape, spec.dtype)
         return np.broadcast_to(np.asarray(spec.initial, spec.dtype), shape).copy()
+
+
+def _kept(result: StepResult) -> StepResult:
+    """Copy what a runtime gave: it may be views that its next call writes over."""
+    return replace(
+        result,
+        outputs={name: np.array(value) for name, value in result.outputs.items()},
+        state={name: np.array(value) for name, value in result.state.items()},
+    )
 
 
 def find_size(runtime: Runtime, seed: int = 0) -> int:

@@ -62,6 +62,23 @@ def test_a_mean_over_the_batch_is_caught():
     assert "influence one another" in verdict.why
 
 
+def test_a_runtime_may_write_over_what_it_gave():
+    """Outputs are valid until the next call only; the gate keeps copies."""
+    memory = {}
+
+    def reuse(inputs, state):
+        total = inputs["x"] + state["state"]
+        # One array for all calls, of the largest size so far: what was given before changes.
+        kept = memory.setdefault("kept", np.zeros((3, 3), np.float32))
+        kept[: len(total)] = total
+        return {"y": kept[: len(total)]}, {"state": kept[: len(total)]}
+
+    verdict = judge(Numpy(reuse))
+
+    assert verdict.ok
+    assert verdict.max_difference == 0
+
+
 def test_influence_through_the_state_alone_is_caught():
     """Outputs of one step prove nothing: the states are compared as well."""
 

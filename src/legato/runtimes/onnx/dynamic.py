@@ -10,15 +10,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from legato.runtimes.discovery.graph import freed
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-_FREED = "legato:free"
-
-
-def is_freed(dim: int | str | None) -> bool:
-    """Tell whether a dimension was 1 in the file and was loosened here."""
-    return isinstance(dim, str) and dim.startswith(_FREED)
 
 
 def variants(model: Any) -> Iterator[bytes]:
@@ -44,7 +39,7 @@ def _free_shapes(graph: Any) -> None:
             continue
         for axis, dim in enumerate(tensor.type.tensor_type.shape.dim):
             if dim.HasField("dim_value") and dim.dim_value == 1:
-                dim.dim_param = f"{_FREED}{axis}"
+                dim.dim_param = freed(axis)
     for tensor in graph.output:
         for dim in tensor.type.tensor_type.shape.dim:
             if dim.HasField("dim_value") and dim.dim_value == 1:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import onnxruntime as ort
 
 from legato.core.errors import ConfigError
+from legato.runtimes.discovery.graph import Graph
 from legato.runtimes.discovery.pairing import GraphTensor
 
 if TYPE_CHECKING:
@@ -28,22 +29,6 @@ _DTYPES = {
     "tensor(string)": "object",
 }
 _FATAL_ONLY = 4
-
-
-class Graph(NamedTuple):
-    """What a session says of its model.
-
-    Attributes:
-        inputs: Every input.
-        outputs: Outputs that are tensors of a known dtype.
-        optional: Inputs that the file has a value for.
-        dropped: Outputs that cannot be served (sequences, maps), with their type.
-    """
-
-    inputs: tuple[GraphTensor, ...]
-    outputs: tuple[GraphTensor, ...]
-    optional: tuple[GraphTensor, ...]
-    dropped: tuple[str, ...]
 
 
 def open_session(model: Path | bytes, *, threads: int, file: str) -> Any:

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import ConfigError
 from legato.core.types import InputKind
+from legato.runtimes.discovery.axes import choices, likely_axes
+from legato.runtimes.discovery.findings import Findings
+from legato.runtimes.discovery.plan import make_plan
+from legato.runtimes.discovery.signature import make_signature
+from legato.runtimes.discovery.structure import read_structure
 from legato.runtimes.onnx.dynamic import variants
 from legato.runtimes.onnx.files import open_session, read_graph
-from legato.runtimes.onnx.plan import make_plan
-from legato.runtimes.onnx.probe import Probed, choices, likely_axes, probe
-from legato.runtimes.onnx.runtime import Findings, OnnxRuntime
-from legato.runtimes.onnx.signature import make_signature
-from legato.runtimes.onnx.structure import read_structure
+from legato.runtimes.onnx.probe import Probed, probe
+from legato.runtimes.onnx.runtime import OnnxRuntime
 from legato.runtimes.rehearsal import RehearsalError, find_size
 
 if TYPE_CHECKING:
@@ -21,8 +23,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from legato.repository.config import ModelConfig
-    from legato.runtimes.onnx.plan import Plan
-    from legato.runtimes.onnx.structure import Structure
+    from legato.runtimes.discovery.plan import Plan
+    from legato.runtimes.discovery.structure import Structure
+
+_PLATFORM = "onnxruntime_onnx"
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +176,8 @@ class _Loader:
         self, found: _Candidate, axes: dict[str, int | None], *, batching: bool, why: str
     ) -> OnnxRuntime:
         plan = found.plan
-        signature = make_signature(plan, axes, batching=batching, why=why)
+        made = make_signature(plan, axes, batching=batching, why=why)
+        signature = replace(made, platform=_PLATFORM)
         unbatched = frozenset(
             c.name
             for c in plan.carried

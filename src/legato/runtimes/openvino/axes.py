@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import openvino as ov
 
-from legato.runtimes.onnx.probe import choices
+from legato.runtimes.discovery.axes import choices
+from legato.runtimes.discovery.graph import freed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from legato.runtimes.discovery.pairing import GraphTensor
-    from legato.runtimes.onnx.plan import Plan
-    from legato.runtimes.onnx.signature import Axes
+    from legato.runtimes.discovery.plan import Plan
+    from legato.runtimes.discovery.signature import Axes
     from legato.runtimes.openvino.graph import Opened
 
 _ODD_SIZES = (7, 11, 13, 17, 19, 23)
-_FREED = "legato:free"
 
 
 def possible_axes(opened: Opened, plan: Plan) -> Iterator[Axes]:
@@ -63,7 +63,7 @@ def _loosened(plan: Plan, tied: dict[str, str]) -> Plan:
 
 
 def _freed(tensor: GraphTensor) -> GraphTensor:
-    dims = tuple(f"{_FREED}{at}" if dim == 1 else dim for at, dim in enumerate(tensor.dims))
+    dims = tuple(freed(at) if dim == 1 else dim for at, dim in enumerate(tensor.dims))
     return tensor._replace(dims=dims)
 
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import ConfigError
+from legato.runtimes.discovery.graph import Graph
 from legato.runtimes.discovery.pairing import GraphTensor
-from legato.runtimes.onnx.files import Graph
 from legato.runtimes.openvino.reading import port_names
 
 if TYPE_CHECKING:

@@ -10,13 +10,12 @@ import numpy as np
 from legato.core.errors import ConfigError
 from legato.core.types import InputKind, StateSpec
 from legato.repository.config import InputConfig, StateConfig
-from legato.runtimes.base import StepResult
+from legato.runtimes.discovery.axes import likely_axes
+from legato.runtimes.discovery.findings import Findings
+from legato.runtimes.discovery.plan import make_plan
+from legato.runtimes.discovery.signature import make_signature
+from legato.runtimes.discovery.structure import read_structure
 from legato.runtimes.gate import Verdict, check
-from legato.runtimes.onnx.plan import make_plan
-from legato.runtimes.onnx.probe import likely_axes
-from legato.runtimes.onnx.runtime import Findings
-from legato.runtimes.onnx.signature import make_signature
-from legato.runtimes.onnx.structure import read_structure
 from legato.runtimes.openvino.axes import possible_axes, with_batch
 from legato.runtimes.openvino.graph import following, read_graph
 from legato.runtimes.openvino.options import read_options
@@ -31,9 +30,9 @@ if TYPE_CHECKING:
 
     from legato.core.types import CorrelationId, EndReason, Signature
     from legato.repository.config import ModelConfig
-    from legato.runtimes.base import StepBatch
-    from legato.runtimes.onnx.plan import Plan
-    from legato.runtimes.onnx.signature import Axes
+    from legato.runtimes.base import StepBatch, StepResult
+    from legato.runtimes.discovery.plan import Plan
+    from legato.runtimes.discovery.signature import Axes
     from legato.runtimes.openvino.graph import Opened
     from legato.runtimes.openvino.variables import Variable
 
@@ -254,10 +253,7 @@ class Loader:
 
 
 class _Rehearsed:
-    """Runs batches on one runtime and single rows on another, for the gate to compare.
-
-    Everything is copied: the gate keeps results beyond the next call.
-    """
+    """Runs batches on one runtime and single rows on another, for the gate to compare."""
 
     def __init__(self, together: OpenvinoRuntime, alone: OpenvinoRuntime) -> None:
         self.signature = together.signature
@@ -266,11 +262,7 @@ class _Rehearsed:
 
     def step(self, batch: StepBatch) -> StepResult:
         runtime = self._alone if len(batch.rows) == 1 else self._together
-        result = runtime.step(batch)
-        return StepResult(
-            {name: np.array(value) for name, value in result.outputs.items()},
-            {name: np.array(value) for name, value in result.state.items()},
-        )
+        return runtime.step(batch)
 
     def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
         """Nothing to do."""

@@ -9,7 +9,7 @@ import openvino as ov
 
 from legato.core.errors import ModelError
 from legato.runtimes.base import StepResult
-from legato.runtimes.onnx.runtime import Findings
+from legato.runtimes.discovery.findings import Findings
 from legato.runtimes.openvino.graph import following
 from legato.runtimes.openvino.reading import first_line
 

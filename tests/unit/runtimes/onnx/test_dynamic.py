@@ -4,7 +4,8 @@ import onnx
 from onnx import numpy_helper
 from tests.models import tiny
 
-from legato.runtimes.onnx.dynamic import is_freed, variants
+from legato.runtimes.discovery.graph import is_freed
+from legato.runtimes.onnx.dynamic import variants
 
 
 def loosened():

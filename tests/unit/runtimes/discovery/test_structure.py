@@ -4,7 +4,7 @@ import numpy as np
 from tests.models.tiny import FLOAT, build, lstm, node
 
 from legato.runtimes.discovery.pairing import GraphTensor
-from legato.runtimes.onnx.structure import Structure, pack_pairs
+from legato.runtimes.discovery.structure import Structure, pack_pairs
 
 
 def packed(pieces_out=2):

@@ -16,14 +16,14 @@ from legato.core.types import (
     UpdateRule,
 )
 from legato.repository.config import OutputConfig
-from legato.runtimes.onnx.dynamic import is_freed
+from legato.runtimes.discovery.graph import is_freed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from legato.repository.config import StateConfig
     from legato.runtimes.discovery.pairing import Dim, GraphTensor
-    from legato.runtimes.onnx.plan import Carried, Plan
+    from legato.runtimes.discovery.plan import Carried, Plan
 
 Axes = dict[str, int | None]
 """Batch axis by tensor name, inputs and outputs; ``None`` = has none."""
@@ -62,7 +62,6 @@ def make_signature(
         states=tuple(states),
         batching=batching,
         why=why,
-        platform="onnxruntime_onnx",
     )
 
 

@@ -9,15 +9,15 @@ from legato.core.errors import ConfigError, join_names
 from legato.core.types import InputKind
 from legato.repository.config import InputConfig, StateConfig
 from legato.runtimes.discovery.pairing import agree, pair_by_name
-from legato.runtimes.onnx.structure import pack_pairs
+from legato.runtimes.discovery.structure import pack_pairs
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from legato.repository.config import ModelConfig
+    from legato.runtimes.discovery.graph import Graph
     from legato.runtimes.discovery.pairing import Dim, GraphTensor, Pair
-    from legato.runtimes.onnx.files import Graph
-    from legato.runtimes.onnx.structure import Structure
+    from legato.runtimes.discovery.structure import Structure
 
 _CACHE_BRANCH = "use_cache_branch"
 """Input of merged decoders (Hugging Face Optimum): true once there is a cache."""
