@@ -123,10 +123,8 @@ def as_line(ready: Ready) -> str:
     shown = ", ".join(_model(model) for model in ready.models[:_MOST_SHOWN])
     if len(ready.models) > _MOST_SHOWN:
         shown += f" and {len(ready.models) - _MOST_SHOWN} more"
-    host = f"[{ready.host}]" if ":" in ready.host else ready.host
-    where = ", ".join(f"{host}:{port}" for port in ready.ports)
     return (
-        f"legato {__version__} is ready: serves {shown} on http+grpc {where} "
+        f"legato {__version__} is ready: serves {shown} on http+grpc {', '.join(ready.addresses)} "
         f"in {ready.seconds:.1f} s; {_store(ready.store)}"
     )
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,8 +49,9 @@ class Ready:
 
     Attributes:
         models: ``name``, ``version``, ``runtime``, ``states`` and ``batched`` of each.
-        host: Address listened on.
+        host: The first address listened on.
         ports: The first port, then the extra ones.
+        addresses: Where each of the ports is, as ``host:port``.
         pid: The serving process.
         seconds: How long the start took.
         restarts: How often the process was started again.
@@ -59,6 +61,7 @@ class Ready:
     models: list[dict[str, Any]]
     host: str
     ports: tuple[int, ...]
+    addresses: tuple[str, ...]
     pid: int
     seconds: float
     restarts: int
@@ -277,6 +280,7 @@ class Supervisor:
                     child.said["ready"],
                     self._address,
                     ports,
+                    tuple(starmap(_written, zip(self._hosts(), ports, strict=True))),
                     child.process.pid,
                     time.monotonic() - child.began,
                     self._restarts,
@@ -285,6 +289,12 @@ class Supervisor:
             )
             return ""
         return self._last_words(child)
+
+    def _hosts(self) -> list[str]:
+        """Return the address of each port."""
+        settings = self._settings
+        own = [self._address] * (1 + len(settings.extra_ports))
+        return own + [resolve(host) for host, _port in settings.extra_addresses]
 
     def _last_words(self, child: Child) -> str:
         """Say how a process failed to start, with the end of Envoy's log."""
@@ -346,9 +356,9 @@ class Supervisor:
         """
         until = time.monotonic() + _PORT_WAIT_S
         settings = self._settings
-        wanted = [(self._address, port) for port in (settings.port, *settings.extra_ports)]
-        wanted += [(resolve(host), port) for host, port in settings.extra_addresses]
-        for address, port in wanted:
+        ports = [settings.port, *settings.extra_ports]
+        ports += [port for _host, port in settings.extra_addresses]
+        for address, port in zip(self._hosts(), ports, strict=True):
             while problem := _port_problem(address, port):
                 if problem.errno == errno.EADDRNOTAVAIL:
                     raise ConfigError(
@@ -363,6 +373,10 @@ class Supervisor:
                         fix="stop what uses it, or choose another one (0 = any free port)",
                     )
                 await asyncio.sleep(0.1)
+
+
+def _written(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _port_problem(address: str, port: int) -> OSError | None:
