@@ -66,6 +66,7 @@ class ServerSettings(BaseModel):
         stream_order: Replies of a KServe stream: in order within a sequence, or within
             the stream (as Triton does).
         max_message_bytes: Largest request.
+        allow_client_shm: KServe clients on this machine may give tensors in shared memory.
         drain_timeout_s: How long stopping waits for steps in flight.
         max_resident_state: Bytes of idle sequences' state kept in memory; 0 = no limit.
         segment_size: Bytes of a file of the log store; smaller ones give room back sooner.
@@ -90,6 +91,7 @@ class ServerSettings(BaseModel):
     log_form: Literal["auto", "json", "console"] = "auto"
     stream_order: Literal["sequence", "request"] = "sequence"
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
+    allow_client_shm: bool = False
     drain_timeout_s: float = Field(default=30.0, ge=0)
     max_resident_state: Size = 1024**3
     segment_size: Annotated[Size, Field(ge=64 * 1024, le=2**31)] = 256 * 1024**2

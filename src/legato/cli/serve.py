@@ -48,6 +48,10 @@ def command(
         typer.Option(help="Replies of a stream: in order within a sequence, or as 'request'ed."),
     ] = None,
     max_message_bytes: Annotated[int | None, typer.Option(help="Largest request.")] = None,
+    allow_client_shm: Annotated[
+        str | None,
+        typer.Option(help="'true': KServe clients may give tensors in shared memory.  [false]"),
+    ] = None,
     max_resident_state: Annotated[
         str | None,
         typer.Option(help="Idle state kept in memory, as 512M or 2G; 0 = no limit.  [1G]"),
@@ -80,6 +84,7 @@ def command(
             "durability": durability,
             "stream_order": stream_order,
             "max_message_bytes": max_message_bytes,
+            "allow_client_shm": allow_client_shm,
             "max_resident_state": max_resident_state,
             "drain_timeout_s": drain_timeout,
             "workers": workers,
