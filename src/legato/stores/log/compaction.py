@@ -7,6 +7,9 @@ and the serials say that they are the same.
 A tombstone must outlive every older record of its key that is still on some disk
 block, or the dead would rise at the next full scan (D7). It notes in which segments those
 may lie, and is copied along, without receipts, while one of these exists.
+
+Of a file that this process has written the index and the file's marks tell where what is
+needed lies: nothing else is read. A file from before the start is read from front to back.
 """
 
 from __future__ import annotations
@@ -33,6 +36,8 @@ SLICE_S = 0.005
 _LIVE_SHARE = 0.5
 _SKIP_RECORDS = 512
 _FLOOR = 4 * 1024 * 1024
+_PEEK, _FORWARD = 64 * 1024, 4 * 1024 * 1024
+_SOUGHT_ROWS = 32 * 1024
 
 
 def choose(journal: Journal, emptied: set[int]) -> Segment | None:
@@ -59,22 +64,27 @@ class Compaction:
     def __init__(self, journal: Journal, segment: Segment) -> None:
         self.segment = segment
         self._journal = journal
-        self._window = Window(segment.fd, segment.size)
+        known = segment.marks is not None
+        self._window = Window(segment.fd, segment.size, _PEEK if known else _FORWARD)
+        self._needed = list(segment.marks or ())
+        self._sought = 0 if known else None
         self._offset = 0
         self._copied = 0
 
     def step(self, clock: Callable[[], float], budget_s: float) -> bool:
         """Go on for one slice; true when nothing in the segment is needed any more.
 
-        A segment with a damaged record is left as it is, for a person to look at.
+        A segment with a damaged record that is needed, or of which that is not known, is left
+        as it is, for a person to look at.
         """
         end = clock() + min(budget_s, SLICE_S)
         self._copied = 0
         try:
             while self._offset < self.segment.size:
-                self._skip_dead()
-                if self._offset < self.segment.size:
-                    self._next()
+                if self._sought is not None:
+                    self._seek()
+                else:
+                    self._go_on()
                 if self._copied >= SLICE_BYTES or clock() >= end:
                     break
         except (RecordError, OSError):
@@ -83,6 +93,32 @@ class Compaction:
             if self._copied:
                 fault("compact.after_copy")
         return self._offset >= self.segment.size
+
+    def _seek(self) -> None:
+        """Look at some rows of the index for records that lie here.
+
+        Nothing is written to a sealed segment, so a row that points elsewhere never comes back.
+        """
+        table, start = self._journal.table, self._sought or 0
+        stop = start + _SOUGHT_ROWS
+        self._needed += table.offsets_in(self.segment.number, start, stop)
+        self._sought = stop
+        if stop >= len(table):
+            self._sought = None
+            # In the order of the file, taken from the end; current tombstones are in it twice.
+            self._needed = sorted(set(self._needed), reverse=True)
+
+    def _go_on(self) -> None:
+        """Deal with the next record that may be needed."""
+        if self.segment.marks is None:
+            self._skip_dead()
+            if self._offset < self.segment.size:
+                self._next()
+        elif self._needed:
+            self._offset = self._needed.pop()
+            self._next()
+        else:
+            self._offset = self.segment.size
 
     def _skip_dead(self) -> None:
         """Pass states that no row points to, within what is read: they are the most by far."""
@@ -139,6 +175,8 @@ class Compaction:
             head = replace(record.head, epoch=row.epoch)
             blob = codec.encode(record._replace(head=head, owner=owner, serial=row.serial))
         place = self._append(blob)
+        if not row.live:
+            self._journal.segments.tail.mark(place.offset)
         old = self._journal.segments.by_number.get(row.segment)
         if old is not None:
             old.live -= row.length
@@ -163,7 +201,7 @@ class Compaction:
             return
         head = replace(record.head, receipts=())
         blob = codec.encode(record._replace(head=head))
-        self._append(blob)
+        segments.tail.mark(self._append(blob).offset)
         segments.pin(len(blob), *record.span)
 
     def _append(self, blob: bytes) -> Place:

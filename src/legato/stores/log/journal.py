@@ -290,7 +290,10 @@ class Journal:
         old = self.table.find(change.digest)
         if old is not None:
             self._retire(old)
-        self.segments.by_number[segment].live += change.size
+        file = self.segments.by_number[segment]
+        file.live += change.size
+        if not change.row.live:
+            file.mark(offset)
         row = change.row._replace(segment=segment, offset=offset, length=change.size)
         return self.table.set(change.digest, row)
 
@@ -318,7 +321,8 @@ class Journal:
             )
         )  # fmt: skip
         try:
-            self.append([blob], len(blob))
+            offset = self.append([blob], len(blob))
+            self.segments.tail.mark(offset)
         except StorageFullError:
             serial = row.serial
         raised = row._replace(epoch=epoch, owner=number, serial=serial)

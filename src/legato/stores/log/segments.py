@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
 from legato.faults import armed, fault
@@ -51,11 +52,13 @@ class Segment:
             older segment in ``pins`` may hold a record that they cover.
         pins: First and last of those segments.
         movable: It may be compacted; not if a damaged record lies in it.
+        marks: Where its tombstones and changes of owner lie, in a file that this process has
+            written from its beginning; ``None`` = nobody knows without reading it.
     """
 
-    __slots__ = ("fd", "flushed", "live", "movable", "number", "pinned", "pins", "size")
+    __slots__ = ("fd", "flushed", "live", "marks", "movable", "number", "pinned", "pins", "size")
 
-    def __init__(self, number: int, fd: int, size: int) -> None:
+    def __init__(self, number: int, fd: int, size: int, *, fresh: bool = False) -> None:
         self.number = number
         self.fd = fd
         self.size = size
@@ -64,6 +67,12 @@ class Segment:
         self.pinned = 0
         self.pins = (0, 0)
         self.movable = True
+        self.marks: array[int] | None = array("I") if fresh else None
+
+    def mark(self, offset: int) -> None:
+        """Note that a tombstone or a change of owner was written here."""
+        if self.marks is not None:
+            self.marks.append(offset)
 
     def __repr__(self) -> str:
         return f"Segment({self.number}, size={self.size}, live={self.live})"
@@ -241,7 +250,7 @@ class Segments:
 
     def _create(self, number: int) -> Segment:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        segment = Segment(number, os.open(self.path(number), flags, 0o644), 0)
+        segment = Segment(number, os.open(self.path(number), flags, 0o644), 0, fresh=True)
         self.by_number[number] = segment
         sync_folder(self.folder)
         return segment

@@ -274,6 +274,13 @@ class Table:
         counts = np.bincount(alive["model"])
         self._live_of_model = {number: int(n) for number, n in enumerate(counts) if n}
 
+    def offsets_in(self, segment: int, start: int, stop: int) -> list[int]:
+        """Where in a segment the current records of some rows lie."""
+        columns = self.columns(start, stop)
+        inside = (columns["segment"] == segment) & (columns["flags"] != 0)
+        found: list[int] = columns["offset"][inside].tolist()
+        return found
+
     def bytes_by_segment(self) -> dict[int, int]:
         """Bytes of current records in each segment."""
         columns = self.columns()
