@@ -239,6 +239,18 @@ class RequestIdReusedError(ClientError):
         )
 
 
+class OtherVersionError(ClientError):
+    """The step names a version, and the sequence runs on another one."""
+
+    code = "other_version"
+
+    def __init__(self, correlation_id: int | str, version: str) -> None:
+        super().__init__(
+            f"sequence {correlation_id!r} runs on version {version} until its end; "
+            "name that one, or none"
+        )
+
+
 class RecreatedError(ClientError):
     """The id lives, but not in the incarnation that the client asked for."""
 

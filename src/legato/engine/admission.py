@@ -21,6 +21,7 @@ from legato.core.errors import (
     DeadlineError,
     DrainingError,
     MissingIdError,
+    OtherVersionError,
     SequenceLimitError,
     ServerBusyError,
     ServerError,
@@ -287,8 +288,8 @@ class Admission:
                 self._engine.finish(step, error)
                 return False
         if step.version and step.version != handle.version:
-            msg = f"the sequence runs on version {handle.version} until its end"
-            self._engine.finish(step, ClientError(msg))
+            error = OtherVersionError(step.correlation_id or 0, handle.version)
+            self._engine.finish(step, error)
             return False
         problem = handle.check(step, first=False)
         state = sequence.state

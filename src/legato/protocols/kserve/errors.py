@@ -234,6 +234,7 @@ CASES: dict[str, Case] = {
     "step_already_applied": Case(Status.FAILED_PRECONDITION, 409, _own),
     "step_taken": Case(Status.ABORTED, 409, _own),
     "request_id_reused": Case(Status.INVALID_ARGUMENT, 400, _own),
+    "other_version": Case(Status.INVALID_ARGUMENT, 400, _own),
     "sequence_recreated": Case(Status.NOT_FOUND, 404, _own),
     "sequence_limit": Case(Status.RESOURCE_EXHAUSTED, 429, _own),
     "step_queue_full": Case(Status.RESOURCE_EXHAUSTED, 429, _own),

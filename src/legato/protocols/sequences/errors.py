@@ -50,6 +50,7 @@ CASES: dict[str, Case] = {
     "step_already_applied": _PRECONDITION,
     "step_taken": _ABORTED,
     "request_id_reused": _BAD,
+    "other_version": _BAD,
     "sequence_recreated": _NOT_FOUND,
     "sequence_limit": _FULL,
     "step_queue_full": _FULL,

@@ -197,6 +197,8 @@ CASES: Final[dict[str, _Case]] = {
     "step_already_applied": _Case(Status.FAILED_PRECONDITION, 409),
     "step_taken": _Case(Status.ABORTED, 409),
     "request_id_reused": _Case(Status.INVALID_ARGUMENT, 400),
+    # There, sequences belong to a version: no other one knows them.
+    "other_version": _of(SEQUENCE_MISSING),
     "sequence_recreated": _of(SEQUENCE_MISSING),
     "sequence_limit": _of(MOST_SEQUENCES),
     "step_queue_full": _Case(Status.RESOURCE_EXHAUSTED, 429),

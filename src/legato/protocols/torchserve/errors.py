@@ -231,6 +231,7 @@ CASES: dict[str, Callable[[ServerError, Asked], Failure]] = {
     "step_already_applied": _CONFLICT,
     "step_taken": _CONFLICT,
     "request_id_reused": _BAD,
+    "other_version": _BAD,
     "sequence_recreated": _CONFLICT,
     "sequence_limit": _cannot_queue,
     "step_queue_full": _cannot_queue,

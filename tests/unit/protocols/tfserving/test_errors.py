@@ -33,6 +33,7 @@ def test_every_core_error_has_a_case() -> None:
     [
         (core.UnknownSequenceError(7), 5, 404, "Sequence with provided ID does not exist"),
         (core.RecreatedError(7), 5, 404, "Sequence with provided ID does not exist"),
+        (core.OtherVersionError(7, "1"), 5, 404, "Sequence with provided ID does not exist"),
         (core.SequenceExistsError(7, 3), 6, 409, "Sequence with provided ID already exists"),
         (
             core.SequenceLimitError("m", 1),
