@@ -30,7 +30,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "observe.log": set(),
     "gen": set(),
     "settings": {"core"},
-    "repository": {"core"},
+    "repository": {"core", "gen", "observe.log"},
     "stores": {"core", "faults", "observe.log"},
     "runtimes": {"core", "faults", "observe.log", "repository", "torchserve"},
     "model": {"core", "runtimes"},

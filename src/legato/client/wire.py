@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from legato.client.window import Pending
-    from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+    from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 SERVICE = "/inference.GRPCInferenceService/"
 RECEIPTS = "sequence_receipts"  # parameter of a model's configuration

@@ -8,11 +8,14 @@ engine's own knowledge; :class:`legato.engine.follower.Follower` follows a repos
 from __future__ import annotations
 
 import enum
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import UnknownModelError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from legato.engine.engine import Engine
     from legato.engine.model import ModelHandle
 
@@ -62,6 +65,49 @@ class ReloadError(Exception):
         self.message = message
         self.kind = kind
         self.status = status
+
+
+class ControlError(Exception):
+    """A model could not be loaded or unloaded on a client's wish.
+
+    Attributes:
+        kind: ``off`` (this server is not controlled so), ``unknown`` (there is no such
+            model), ``invalid`` (the model, its config or the request is wrong), ``failed``
+            (the server's own fault).
+        message: What to tell the client.
+    """
+
+    def __init__(self, message: str, *, kind: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.kind = kind
+
+
+class Indexed(NamedTuple):
+    """A line of the repository's index, in Triton's words.
+
+    Attributes:
+        name: Model name.
+        version: "" = never loaded.
+        state: ``LOADING``, ``READY``, ``UNLOADING``, ``UNAVAILABLE``, or "" = never loaded.
+        reason: Why it is not ready.
+    """
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+CONTROL_IS_OFF = "explicit model load / unload is not allowed if polling is enabled"
+"""What Triton says in every mode but ``explicit``."""
+
+_STATES = {
+    VersionState.LOADING: "LOADING",
+    VersionState.AVAILABLE: "READY",
+    VersionState.FAILED: "UNAVAILABLE",
+    VersionState.RETIRED: "UNAVAILABLE",
+}
 
 
 class Catalog:
@@ -141,6 +187,60 @@ class Catalog:
             ReloadError: It could not be followed in everything.
         """
         raise ReloadError("there is no config file that this server follows", kind="off")
+
+    # -- Triton's model control -----------------------------------------------------------------
+
+    async def load_model(
+        self,
+        name: str,
+        *,
+        config: str | None = None,
+        files: Mapping[str, bytes] = MappingProxyType({}),
+    ) -> None:
+        """Load a model of the repository, or load it again; live sequences go on.
+
+        Args:
+            name: Which model.
+            config: A ModelConfig as JSON, in place of the one in the repository.
+            files: ``<version>/<name>`` to content, in place of the repository's versions;
+                only beside ``config``.
+
+        Raises:
+            ControlError: It is not loaded; what was served goes on.
+        """
+        del name, config, files
+        raise ControlError(CONTROL_IS_OFF, kind="off")
+
+    async def unload_model(self, name: str, *, dependents: bool = False) -> None:
+        """Take a model away: no new steps at once, those under way are finished.
+
+        Args:
+            name: Which model.
+            dependents: Models that only it needed, too (there are none: no ensembles here).
+
+        Raises:
+            ControlError: It stays.
+        """
+        del name, dependents
+        raise ControlError(CONTROL_IS_OFF, kind="off")
+
+    def index(self) -> list[Indexed]:
+        """All that is in the repository, loaded or not."""
+        lines = []
+        for name in self.names():
+            for entry in self.known(name):
+                state = _STATES[entry.state]
+                if entry.state is VersionState.AVAILABLE and not self._takes(name, entry.version):
+                    state = "UNAVAILABLE"
+                reason = "unloaded" if entry.state is VersionState.RETIRED else entry.problem
+                lines.append(Indexed(name, entry.version, state, reason))
+        return lines
+
+    def _takes(self, name: str, version: str) -> bool:
+        try:
+            return self.engine.model(name, version).ready
+        except UnknownModelError:
+            return False
 
 
 def order(version: str) -> tuple[int, str]:

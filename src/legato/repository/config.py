@@ -142,6 +142,12 @@ class ModelConfig(_Strict):
     compatible_with: list[str] = Field(
         default=[], description="content digests of models whose state this one can read"
     )
+    origin: dict[str, Any] = Field(
+        default={},
+        description="the model as its own repository describes it, for protocols that tell it; "
+        "Triton: the completed ModelConfig as JSON, names in snake_case. Changes no state and no "
+        "digest",
+    )
 
     @property
     def recording(self) -> RecordConfig:

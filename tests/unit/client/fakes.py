@@ -11,7 +11,7 @@ import numpy as np
 
 from legato.client.tensors import Payload
 from legato.protocols.kserve.gen import kserve_pb2 as pb
-from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

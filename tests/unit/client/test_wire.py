@@ -18,8 +18,8 @@ from legato.client.wire import (
 )
 from legato.core.types import KSERVE, Step
 from legato.protocols.kserve.gen import kserve_pb2 as pb
-from legato.protocols.kserve.gen import model_config_pb2 as config_pb
 from legato.protocols.kserve.to_core import fill
+from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 PAYLOAD = Payload((("x", "FP32", (1, 2)),), (np.float32([[1, 2]]).tobytes(),))
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from legato.core.errors import ClientError, InputError
-from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 if TYPE_CHECKING:
     from legato.core.types import Array

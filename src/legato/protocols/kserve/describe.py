@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.protocols.kserve.datatypes import config_type, wire_name
 from legato.protocols.kserve.gen import kserve_pb2 as pb
-from legato.protocols.kserve.gen import model_config_pb2 as config_pb
+from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -15,9 +15,9 @@ from legato.core.types import KSERVE, Step
 from legato.protocols.kserve import describe
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.gen import kserve_pb2 as pb
-from legato.protocols.kserve.gen import model_config_pb2 as config_pb
 from legato.protocols.kserve.infer import Door, InferCall, InferStream, StreamOrder
 from legato.protocols.rpc.service import Method, RpcError, Service, Status, unary
+from legato.repository.triton.gen import model_config_pb2 as config_pb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
