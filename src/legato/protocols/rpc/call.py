@@ -133,7 +133,7 @@ class AsgiCall:
         self._held: bytes | None = None  # the one message of a call that has one
         self._last: asyncio.Future[Any] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._metadata: dict[str, str] | None = None
+        self._metadata: wire.Metadata | None = None
         self._on_gone: Callable[[], None] | None = None
         self._unsent = 0
         self._armed = True  # by whoever begins the call
@@ -154,9 +154,9 @@ class AsgiCall:
 
     @property
     def metadata(self) -> Mapping[str, str]:
-        """Request headers as text; made when first asked for."""
+        """Request headers as text."""
         if self._metadata is None:
-            self._metadata = wire.decode_metadata(self._scope["headers"])
+            self._metadata = wire.Metadata(self._scope["headers"])
         return self._metadata
 
     @property

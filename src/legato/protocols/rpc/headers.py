@@ -5,12 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from typing import TYPE_CHECKING, Final
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, TypeVar, overload
 
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
+
+_T = TypeVar("_T")
 
 _TIMEOUT_UNITS: Final = {
     b"H": 3600.0,
@@ -75,13 +78,53 @@ def encode_metadata(name: str, value: str) -> tuple[bytes, bytes]:
     return name.encode(), value.encode()
 
 
-def decode_metadata(headers: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """Return headers as text: lower-case names, repeated values joined by ``,``."""
-    found: dict[str, str] = {}
-    for raw_name, raw_value in headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        found[name] = f"{found[name]},{value}" if name in found else value
-    return found
+class Metadata(Mapping[str, str]):
+    """Headers as text: lower-case names, repeated values joined by ``,``.
+
+    Decoded when looked at: most calls are asked for one name, which did not come.
+    """
+
+    __slots__ = ("_decoded", "_headers")
+
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self._headers = headers
+        self._decoded: dict[str, str] | None = None
+
+    def __getitem__(self, name: str) -> str:
+        """Return the value of a header."""
+        return self._all()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Go through the names."""
+        return iter(self._all())
+
+    def __len__(self) -> int:
+        """Return how many names there are."""
+        return len(self._all())
+
+    def __repr__(self) -> str:
+        return f"<Metadata {', '.join(self)}>"  # names only: values may be secrets
+
+    @overload
+    def get(self, name: str) -> str | None: ...
+    @overload
+    def get(self, name: str, default: str | _T) -> str | _T: ...
+    def get(self, name: str, default: object = None) -> object:
+        """Return the value of a header, or the default; decodes nothing if it did not come."""
+        wanted = name.encode("latin-1", "replace")
+        for raw_name, _value in self._headers:
+            if raw_name.lower() == wanted:
+                return self._all()[name]
+        return default
+
+    def _all(self) -> dict[str, str]:
+        found = self._decoded
+        if found is None:
+            found = self._decoded = {}
+            for raw_name, raw_value in self._headers:
+                name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+                found[name] = f"{found[name]},{value}" if name in found else value
+        return found
 
 
 def decode_binary(value: str) -> bytes:

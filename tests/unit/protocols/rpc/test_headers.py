@@ -59,7 +59,7 @@ def test_long_messages_are_cut_between_characters(character: str) -> None:
 
 def test_repeated_metadata_is_joined() -> None:
     """Names are lower-cased, repeated values joined in order."""
-    found = headers.decode_metadata([(b"X-A", b"1"), (b"x-b", b"2"), (b"x-a", b"3")])
+    found = headers.Metadata([(b"X-A", b"1"), (b"x-b", b"2"), (b"x-a", b"3")])
 
     assert found == {"x-a": "1,3", "x-b": "2"}
 
