@@ -22,6 +22,7 @@ from legato import __version__
 from legato.cli.pidfile import PidFile
 from legato.cli.serve import run
 from legato.core.errors import ConfigError
+from legato.protocols.torchserve.handler_metrics import FILE_NAME as METRICS_FILE
 from legato.protocols.torchserve.tokens import FILE_NAME, Tokens
 from legato.repository import ts_properties
 from legato.repository.ts_properties import Properties
@@ -182,6 +183,8 @@ def configured(
         if not store.is_dir():
             raise ConfigError(f"--model-store directory not found: {store}", key="--model-store")
         values["model_store"] = str(store)
+    if values.get("metrics_config", "").strip():
+        values["metrics_config"] = str(here / values["metrics_config"].strip())
     return values
 
 
@@ -194,6 +197,8 @@ def settings_of(
         ConfigError: A property is impossible, or not served here.
     """
     properties = Properties.read(values)
+    properties.declared_metrics()  # a wrong file is told here and not in a log
+    metrics = Path.cwd() / variables.get("METRICS_LOCATION", "logs") / METRICS_FILE
     first, *others = properties.addresses
     keys = not properties.flag("disable_token_authorization")
     front: dict[str, Any] = {
@@ -201,6 +206,7 @@ def settings_of(
         "model_store": values["model_store"],
         "key_file": str(Path.cwd() / FILE_NAME) if keys else None,
         "model_api": properties.flag("enable_model_api"),
+        "metrics_log": str(metrics) if properties.logs_metrics else None,
         "snapshots": None if arguments.no_config_snapshots else str(_snapshots(variables)),
     }
     return server_settings(

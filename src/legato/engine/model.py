@@ -49,6 +49,7 @@ class ModelHandle:
         sticky: Sequences go to the worker that ran them last, where it is free.
         scaling: Held while the number of instances is changed.
         post: Calls a function on the event loop; from any thread.
+        measured: Takes what the model's own code measured in a worker process; from any thread.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class ModelHandle:
         self.down: set[Instance] = set()
         self.scaling = asyncio.Lock()
         self.post: Callable[..., Any] = _nowhere
+        self.measured: Callable[[list[Any]], Any] = _nowhere
         self.wake_scheduled = False
         self.timer: asyncio.TimerHandle | None = None
         self.mean_call_s: float | None = None

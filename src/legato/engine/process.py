@@ -32,6 +32,8 @@ from legato.runtimes.worker.frames import Channel, ChannelClosedError
 from legato.runtimes.worker.messages import from_endings, from_rows, to_error, to_signature
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from legato.core.types import Array, CorrelationId, EndReason, Signature
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import StepBatch
@@ -226,6 +228,9 @@ def _source() -> str:
 class ProcessRuntime:
     """A runtime whose model lives in a worker process.
 
+    Attributes:
+        on_measured: Takes what the model measured of itself, if it does; in the thread of the call.
+
     Raises:
         ConfigError: The model cannot be loaded.
     """
@@ -236,6 +241,7 @@ class ProcessRuntime:
         self._worker: Worker | None = None
         self._endings: deque[tuple[CorrelationId, EndReason]] = deque(maxlen=_MOST_ENDINGS)
         self._held: OrderedDict[CorrelationId, bytes] = OrderedDict()
+        self.on_measured: Callable[[list[Any]], None] | None = None
         self.restarts = -1
         self.restart()
         self.signature: Signature = self._living().signature
@@ -332,6 +338,9 @@ class ProcessRuntime:
             log.warning("worker_died", model=self._config.name, pid=worker.pid, how=how)
             self._bury()
             raise WorkerGoneError(f"the worker process died ({how})", ran=True) from None
+        measured = answer.get("measured")
+        if measured and self.on_measured is not None:
+            self.on_measured(measured)
         if answer["kind"] == "error":
             self._forget(batch)
             raise to_error(answer["error"])

@@ -12,7 +12,7 @@ import functools
 import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from legato.core.errors import BusyError, InstanceGoneError, ModelError, ServerError
 from legato.engine.instance import Instance
@@ -90,11 +90,15 @@ class ProcessInstance(Instance):
         self.failures = 0
         self.leaving = False
         self._closing = threading.Event()
+        runtime.on_measured = self._measured
 
     @property
     def alive(self) -> bool:
         """Its worker can be called."""
         return self.runtime.alive
+
+    def _measured(self, measured: list[Any]) -> None:
+        self.handle.measured(measured)  # who listens there may come later than the instance
 
     def status(self) -> WorkerStatus:
         """What is known of the worker."""

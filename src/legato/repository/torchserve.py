@@ -9,6 +9,7 @@ Everything that only TorchServe knows goes into ``options``:
 - ``workers``: least and most worker processes;
 - ``header_keys``: names of the three sequence headers;
 - ``path``, ``python``, ``environment``: what the worker process is started with;
+- ``metrics``: kind, name, unit and dimensions of the metrics that the server declares;
 - ``decode``, ``envelope``, ``gpus``, ``limit_max_image_pixels``: as in config.properties.
 """
 
@@ -24,7 +25,7 @@ from legato.repository.ts_archive import Installed, install_requirements, open_a
 from legato.repository.ts_limits import flag, integer, limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 SEQUENCE_ID: Final = "ts_request_sequence_id"
@@ -68,6 +69,7 @@ class ArchiveSettings:
         decode_input_request, limit_max_image_pixels, number_of_gpu, blacklist_env_vars,
         ts_header_key_sequence_id, ts_header_key_sequence_start, ts_header_key_sequence_end:
             Properties of the same names.
+        metrics: Declared metrics: kind, name, unit, dimensions of each.
         workspace: Where archives are unpacked; ``None`` = a temporary folder.
     """
 
@@ -93,6 +95,7 @@ class ArchiveSettings:
     ts_header_key_sequence_id: str = SEQUENCE_ID
     ts_header_key_sequence_start: str = SEQUENCE_START
     ts_header_key_sequence_end: str = SEQUENCE_END
+    metrics: Sequence[Sequence[Any]] = ()
     workspace: Path | None = None
 
     @classmethod
@@ -159,6 +162,7 @@ def load_archive(
                 "start": given.ts_header_key_sequence_start,
                 "end": given.ts_header_key_sequence_end,
             },
+            "metrics": [list(one) for one in given.metrics],
             "decode": given.decode_input_request,
             "envelope": (archive.manifest or {}).get("model", {}).get("envelope")
             or given.service_envelope,

@@ -9,15 +9,16 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from legato.core.errors import ConfigError
+from legato.repository.ts_metrics import ALWAYS, Declared, declared_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from datetime import datetime
-    from pathlib import Path
 
 MAX_REQUEST_SIZE: Final = 6_553_500
 SNAPSHOT_KEY: Final = "model_snapshot"
@@ -236,6 +237,26 @@ class Properties:
             self.grpc_management,
         ]  # fmt: skip
         return tuple(dict.fromkeys(address for address in found if address is not None))
+
+    @property
+    def shows_all_metrics(self) -> bool:
+        """Handlers' metrics are shown whether they are declared or not."""
+        given = "metrics_config" in self.values
+        return _flag(self.values, "model_metrics_auto_detect", default=not given)
+
+    @property
+    def logs_metrics(self) -> bool:
+        """Each value of a handler's metrics is written to a file, as was asked for in words."""
+        return self.values.get("metrics_mode", "").strip().lower() == "log"
+
+    def declared_metrics(self) -> list[Declared]:
+        """Return the handlers' metrics that ``metrics_config`` declares. Reads the file.
+
+        Raises:
+            ConfigError: It is missing, or is no such file.
+        """
+        file = self.values.get("metrics_config", "").strip()
+        return declared_in(Path(file)) if file else list(ALWAYS)
 
     def flag(self, key: str, *, default: bool = False) -> bool:
         """Return a key as a truth value."""

@@ -17,9 +17,10 @@ from pydantic import BaseModel, ConfigDict
 from legato.observe.log import get_logger
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.torchserve import errors, grpc_inference, grpc_management, http
+from legato.protocols.torchserve.handler_metrics import HandlerMetrics
 from legato.protocols.torchserve.jobs import Door
 from legato.protocols.torchserve.management import Management
-from legato.protocols.torchserve.metrics import Metrics
+from legato.protocols.torchserve.metrics import NAMES, Metrics
 from legato.protocols.torchserve.registry import Registry
 from legato.protocols.torchserve.rest_inference import InferenceApp
 from legato.protocols.torchserve.rest_management import ManagementApp, MetricsApp
@@ -53,6 +54,7 @@ class Options(BaseModel):
         key_file: Where the keys are; ``None`` = nobody needs one.
         model_api: Clients may register and unregister models.
         snapshots: Folder for snapshots; ``None`` = none are written.
+        metrics_log: File that each value of a handler's metrics is written to; ``None`` = none.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -62,6 +64,7 @@ class Options(BaseModel):
     key_file: Path | None = None
     model_api: bool = False
     snapshots: Path | None = None
+    metrics_log: Path | None = None
 
 
 class Front:
@@ -82,8 +85,9 @@ class Front:
         self._wall = wall
         self._tokens = self._make_tokens()
         store = ModelStore(options.model_store, properties.texts("allowed_urls"))
-        self.registry = Registry(engine, store, properties, self._snapshot, wall)
-        metrics = Metrics(engine)
+        self._measured = measured = _handler_metrics(properties, options.metrics_log)
+        self.registry = Registry(engine, store, properties, self._snapshot, wall, measured.take)
+        metrics = Metrics(engine, measured)
         door = Door(self.registry, metrics, properties.header_keys)
         management = Management(door, model_api=options.model_api)
         limit = properties.number("max_request_size", MAX_REQUEST_SIZE)
@@ -135,6 +139,7 @@ class Front:
     def close(self) -> None:
         """Keep what is registered."""
         self._snapshot("shutdown")
+        self._measured.close()
 
     def close_all(self, status: Status, message: str) -> None:
         """End every open gRPC call with this status."""
@@ -199,6 +204,14 @@ class Front:
             await http.answer_failure(send, errors.not_found())
             return
         await app(scope, receive, send)
+
+
+def _handler_metrics(properties: Properties, file: Path | None) -> HandlerMetrics:
+    """Show what is declared; everything where nothing was said of it."""
+    declared = None
+    if not properties.shows_all_metrics:
+        declared = {(one.kind, one.name) for one in properties.declared_metrics()}
+    return HandlerMetrics(declared, NAMES, file)
 
 
 _CORS: Final = ("origin", "methods", "headers")

@@ -1,4 +1,4 @@
-"""TorchServe's metrics in Prometheus text, with Legato's own behind them."""
+"""TorchServe's metrics in Prometheus text, those of handlers, and Legato's own behind them."""
 
 from __future__ import annotations
 
@@ -9,22 +9,39 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 from legato.observe import metrics as own
+from legato.protocols.torchserve.handler_metrics import HandlerMetrics
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from legato.engine.engine import Engine
+    from legato.protocols.torchserve.handler_metrics import Labels
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+NAMES: Final = frozenset(
+    """
+    Requests2XX Requests4XX Requests5XX ts_inference_requests_total
+    ts_inference_latency_microseconds ts_queue_latency_microseconds CPUUtilization MemoryUsed
+    MemoryAvailable MemoryUtilization DiskUsage DiskAvailable DiskUtilization
+    """.split()
+)
+"""What the server itself measures; no handler may take such a name."""
+
 _MIB: Final = 1024 * 1024
 _GIB: Final = 1024**3
 
 
 class Metrics:
-    """Counts what the wire sees. Bounded: only registered models are counted."""
+    """Counts what the wire sees. Bounded: only registered models are counted.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: Serves the models.
+        handlers: What handlers measure.
+    """
+
+    def __init__(self, engine: Engine, handlers: HandlerMetrics | None = None) -> None:
         self._engine = engine
+        self._handlers = handlers or HandlerMetrics(taken=NAMES)
         self._host = socket.gethostname()
         self._requests: Counter[tuple[str, str]] = Counter()
         self._seconds: Counter[tuple[str, str]] = Counter()
@@ -69,6 +86,8 @@ class Metrics:
             )
         yield self._queued()
         yield from _gauges(host)
+        for name, kind, unit, samples in self._handlers.families():
+            yield name, _measured(name, kind, unit, samples)
 
     def _labels(self, model: str, version: str) -> str:
         names = f'model_name="{_escape(model)}",model_version="{_escape(version)}"'
@@ -103,6 +122,15 @@ def _gauges(host: str) -> Iterator[tuple[str, str]]:
 
 def _escape(text: str) -> str:
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
+
+def _measured(name: str, kind: str, unit: str, samples: Sequence[tuple[str, Labels, float]]) -> str:
+    about = f"Torchserve prometheus {kind} metric with unit: {' '.join(unit.split())}"
+    lines = [f"# HELP {name} {about}\n# TYPE {name} {kind}\n"]
+    for sample, labels, value in samples:
+        shown = ",".join(f'{key}="{_escape(text)}"' for key, text in labels)
+        lines.append(f"{sample}{{{shown}}} {float(value)}\n")
+    return "".join(lines)
 
 
 def _family(name: str, kind: str, rows: Sequence[tuple[str, float]]) -> str:

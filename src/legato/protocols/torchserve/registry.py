@@ -106,6 +106,7 @@ class Registry:
         properties: The config.
         on_change: Called after every change with the kind of snapshot to write.
         wall: Wall-clock seconds.
+        measured: Takes what handlers measure; from any thread.
     """
 
     def __init__(
@@ -115,6 +116,7 @@ class Registry:
         properties: Properties,
         on_change: Callable[[str], None] = lambda _kind: None,
         wall: Callable[[], float] = time.time,
+        measured: Callable[[list[Any]], None] = lambda _measured: None,
     ) -> None:
         self.engine = engine
         self.manager = Manager(engine)
@@ -122,6 +124,7 @@ class Registry:
         self._store = store
         self._on_change = on_change
         self._wall = wall
+        self._measured = measured
         self._models: dict[str, _Versions] = {}
         self._changing = asyncio.Lock()
         self._next_id = integer_or(properties.values.get("initial_worker_port"), 9000)
@@ -323,6 +326,7 @@ class Registry:
             "job_queue_size": properties.number("job_queue_size", 100),
             "default_response_timeout": properties.number("default_response_timeout", 120),
             "default_startup_timeout": properties.number("default_startup_timeout", 120),
+            "metrics": [list(one) for one in properties.declared_metrics()],
             "number_of_gpu": properties.number("number_of_gpu", 0),
             "install_py_dep_per_model": properties.flag("install_py_dep_per_model"),
             "decode_input_request": properties.flag("decode_input_request", default=True),
@@ -346,6 +350,7 @@ class Registry:
             one.handle = await load_model(self.engine, config)
         except (ConfigError, ServerError) as error:
             raise _not_started(one.name, one.version, error) from None
+        one.handle.measured = self._measured
         one.config, one.began = config, self._wall()
         self._prefer(one.name)
 

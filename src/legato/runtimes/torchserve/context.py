@@ -14,7 +14,10 @@ __all__ = ["Context", "RequestProcessor"]
 
 
 class RequestProcessor:
-    """One request: its headers, and what the handler sets on its answer."""
+    """One request: its headers, and what the handler sets on its answer.
+
+    The names of HTTP headers come in lower case; they are found by any spelling.
+    """
 
     def __init__(self, request_header: Mapping[str, Any]) -> None:
         self._status_code = 200
@@ -23,8 +26,9 @@ class RequestProcessor:
         self._request_header = dict(request_header)
 
     def get_request_property(self, key: str) -> Any:
-        """Return a request header, ``None`` if absent; the case counts."""
-        return self._request_header.get(key)
+        """Return a request header, ``None`` if absent; HTTP's, in lower case, go by any."""
+        found = self._request_header.get(key)
+        return found if found is not None else self._request_header.get(key.lower())
 
     def get_request_properties(self) -> dict[str, Any]:
         """Return all request headers."""
@@ -130,14 +134,14 @@ class Context:
         self.partials = list(partials)
         self.stopping_criteria = None
         if self._metrics is not None:
-            self._metrics.set_request_ids(",".join(request_ids))
+            self._metrics.set_request_ids(self.request_ids)
 
     def get_request_id(self, idx: int = 0) -> str | None:
         """Return the id of a request."""
         return (self.request_ids or {}).get(idx)
 
     def get_request_header(self, idx: int, key: str) -> Any:
-        """Return a header of a request, ``None`` if absent; the case counts."""
+        """Return a header of a request, ``None`` if absent; see :class:`RequestProcessor`."""
         return self.request_processor[idx].get_request_property(key)
 
     def get_all_request_header(self, idx: int) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ def load(config: ModelConfig) -> TorchServeRuntime:
     for note in config.options["notes"]:
         _say(f"{config.name}: {note}")
     options = config.options
+    metrics = Metrics(model_name=config.name)
+    metrics.declare(options.get("metrics", ()))
     context = Context(
         config.name,
         str(config.folder),
@@ -62,7 +65,7 @@ def load(config: ModelConfig) -> TorchServeRuntime:
         0 if options["gpus"] else None,
         SERVER_VERSION,
         options["limit_max_image_pixels"],
-        Metrics(model_name=config.name),
+        metrics,
         options["yaml"],
     )
     keys = options["header_keys"]
@@ -164,6 +167,7 @@ class TorchServeRuntime:
         context = self._context
         ids = [str(row.parameters.get(REQUEST_ID, "")) for row in rows]
         context.begin(ids, headers, [row.partial for row in rows])
+        began = time.perf_counter()
         try:
             returned = self._entry.call(data, context)
         except PredictionException as error:
@@ -177,6 +181,9 @@ class TorchServeRuntime:
             raise HandlerError("Invalid model predict output", 503)
         if len(returned) != len(rows):
             raise HandlerError("number of batch response mismatched", 503)
+        if context.metrics is not None:
+            took_ms = round((time.perf_counter() - began) * 1e3, 2)
+            context.metrics.add_time("PredictionTime", took_ms)
         return [
             answer_of(context, at, value, more=self._more(at, value, rows[at]))
             for at, value in enumerate(returned)
@@ -240,6 +247,10 @@ class TorchServeRuntime:
         ended = answer.headers.get(self._context.header_key_sequence_end, "")
         said = name in [part.strip() for part in ended.split(";")]
         return self._streams.ends(name, request, more=more, said=said)
+
+    def measured(self) -> list[tuple[Any, ...]]:
+        """Take what the handler measured since; see :meth:`Metrics.take`."""
+        return self._context.metrics.take() if self._context.metrics is not None else []
 
     def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
         """Let go of what is kept for a sequence that is over."""

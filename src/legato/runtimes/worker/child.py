@@ -66,6 +66,7 @@ class _Worker:
         self._channel = channel
         self._runtime = runtime
         self._sending = threading.Lock()
+        self._measured = getattr(runtime, "measured", None)
 
     def answer(self, message: dict[str, Any], data: memoryview) -> None:
         for correlation_id, reason in to_endings(message["ended"]):
@@ -100,14 +101,23 @@ class _Worker:
             return
         except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the parent
             traceback.print_exc()
-            self._channel.send({"kind": "error", "error": from_error(error)})
+            self._send({"kind": "error", "error": from_error(error)})
             return
         try:
             groups = {"outputs": outputs, "states": following}
-            self._channel.send({**reply, "kept": kept}, groups)
+            self._send({**reply, "kept": kept}, groups)
         except (TypeError, ValueError, AttributeError) as error:
             # The model gave something that is no array; nothing was sent yet.
             self._channel.send({"kind": "error", "error": from_error(error)})
+
+    def _send(
+        self, reply: dict[str, Any], groups: dict[str, dict[str, Array]] | None = None
+    ) -> None:
+        """Send an answer, and with it what the model measured of itself, if it did."""
+        measured = self._measured() if self._measured is not None else None
+        if measured:
+            reply["measured"] = measured
+        self._channel.send(reply, groups)
 
     def _sender(self, row: int) -> Any:
         def send(body: bytes, meta: dict[str, Any]) -> None:

@@ -7,12 +7,13 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import legato.runtimes.torchserve.path as own_path
 from legato.runtimes.torchserve.base_handler import BaseHandler
 from legato.runtimes.torchserve.context import Context
-from legato.runtimes.torchserve.metrics import Metrics, MetricTypes
+from legato.runtimes.torchserve.metrics import Dimension, Metrics, MetricTypes
 
 IMPORTS = """
 ts.context:Context ts.context:RequestProcessor ts.torch_handler.base_handler:BaseHandler
@@ -91,17 +92,20 @@ def test_describe_is_asked_by_header(tmp_path) -> None:
 
 
 def test_context_answers_each_request_by_itself(tmp_path) -> None:
-    """Ids, headers and status go by index; exact case; assigned attributes stay."""
+    """By index; HTTP's header names have no case; assigned attributes stay."""
     ctx = context(tmp_path)
     ctx.cache = {"mine": 1}
-    ctx.begin(["r0", "r1"], [{"A": "b"}, {"ts_request_sequence_id": "s"}], [None, None])
+    ctx.begin(
+        ["r0", "r1"], [{"A": "b", "x-own": "c"}, {"ts_request_sequence_id": "s"}], [None, None]
+    )
 
     ctx.set_response_status(404, "No", idx=1)
     ctx.set_response_content_type(0, "text/plain")
     ctx.set_response_header(1, "k", "v")
 
     assert [ctx.get_request_id(at) for at in (0, 1)] == ["r0", "r1"]
-    assert (ctx.get_request_header(0, "A"), ctx.get_request_header(0, "a")) == ("b", None)
+    assert [ctx.get_request_header(0, key) for key in ("A", "X-Own", "x-own")] == ["b", "c", "c"]
+    assert ctx.get_request_header(0, "nope") is None
     assert (ctx.get_sequence_id(0), ctx.get_sequence_id(1)) == (None, "s")
     assert [ctx.get_response_status(at) for at in (0, 1)] == [(200, None), (404, "No")]
     assert ctx.get_response_content_type(0) == "text/plain"
@@ -119,6 +123,57 @@ def test_declared_metrics_are_found_again() -> None:
     declared.add_or_update(3, ["x"])
 
     assert metrics.get_metric("n", MetricTypes.GAUGE) is declared
-    assert str(metrics.store[-1]) == "n.count:3|#d:x"
-    with pytest.raises(KeyError):
+    assert str(metrics.store[-1]).startswith("n.Count:3|#d:x|#hostname:")
+    with pytest.raises(KeyError, match="metrics_config"):
         metrics.get_metric("n")
+
+
+def test_measured_values_are_taken_once_as_plain_data() -> None:
+    """With the labels that all have, the request's id, and numpy's numbers made plain."""
+    metrics = Metrics(model_name="m")
+    metrics.set_request_ids({0: "r0", 1: "r1"})
+
+    metrics.add_counter("c", np.int64(2), 1)
+    metrics.add_time("t", np.float32(0.5), unit="s", dimensions=[Dimension("a", "b")])
+    metrics.add_error("e", "text")
+    taken = metrics.take()
+
+    usual = [("ModelName", "m"), ("Level", "Model")]
+    assert taken == [
+        ("counter", "c", "Count", 2, usual, "r1"),
+        ("gauge", "t", "Seconds", 0.5, [("a", "b"), *usual], "r0,r1"),
+        ("counter", "e", "unit", 1, [("Level", "Error")], "r0,r1"),
+    ]
+    assert type(taken[0][3]) is int
+    assert metrics.take() == []
+
+
+@pytest.mark.parametrize(
+    ("value", "labels"), [(-1, ["x"]), ("many", ["x"]), (1, []), (1, ["x", "y"])]
+)
+def test_a_value_that_cannot_be_is_dropped(value, labels) -> None:
+    """Counters do not go down, values are numbers, labels are as declared."""
+    metrics = Metrics(model_name="m")
+
+    metrics.add_metric_to_cache("n", "count", ["d"]).add_or_update(value, labels)
+
+    assert metrics.take() == []
+
+
+def test_units_of_times_and_sizes_are_checked() -> None:
+    """As in TorchServe."""
+    metrics = Metrics()
+
+    with pytest.raises(ValueError, match="ms or s"):
+        metrics.add_time("t", 1, unit="GB")
+    with pytest.raises(ValueError, match="kB"):
+        metrics.add_size("t", 1, unit="ms")
+
+
+def test_metrics_of_the_servers_file_are_declared() -> None:
+    """Handlers find them by kind and name."""
+    metrics = Metrics()
+
+    metrics.declare([["histogram", "h", "ms", ["d"]]])
+
+    assert metrics.get_metric("h", MetricTypes.HISTOGRAM).dimension_names == ["d"]
