@@ -191,6 +191,7 @@ class Batcher:
 
 
 _SINGLE = 4  # bytes; halves would be multiplied one by one
+_PART = 8192  # elements that one thread of BLAS multiplies
 
 
 def _default_row(spec: TensorSpec) -> Array:
@@ -206,10 +207,12 @@ def _default_row(spec: TensorSpec) -> Array:
 
 def _all_finite(value: Array) -> bool:
     # A finite sum of squares proves it in one quick pass, without warnings; one that
-    # overflows only asks for the exact test.
+    # overflows only asks for the exact test. In parts, because BLAS sets its threads to
+    # work on longer ones, and they go on spinning.
     if value.dtype.kind == "f" and value.dtype.itemsize >= _SINGLE:
         flat = value.reshape(-1)
-        if math.isfinite(np.vdot(flat, flat)):
+        parts = [flat] if flat.size <= _PART else np.split(flat, range(_PART, flat.size, _PART))
+        if all(math.isfinite(np.vdot(part, part)) for part in parts):
             return True
     return bool(np.isfinite(value).all())
 
