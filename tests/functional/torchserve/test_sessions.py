@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -115,6 +116,23 @@ def test_an_end_lets_the_stream_of_its_session_end_first(served) -> None:
     assert streamed.status == 200
     assert streamed.text in ["7" * count for count in range(2, 11)]
     assert after.status == 503
+
+
+def test_a_clients_own_last_message_does_not_cut_a_stream(served) -> None:
+    """Its stream goes on to its end; then the session is over, and its place is free."""
+    name, _first = opened(served, 2)
+    with ThreadPoolExecutor(1) as pool:
+        stream = pool.submit(served.step, name, 5, "sessions")
+        time.sleep(0.2)
+        last = served.step(name, 4, model="sessions", ts_request_sequence_end="true")
+        streamed = stream.result()
+    after = served.step(name, 2, model="sessions")
+
+    assert (last.status, last.text) == (200, "11")
+    assert streamed.status == 200
+    assert re.fullmatch(r"(7)+(11)*", streamed.text)
+    assert len(re.findall("7|11", streamed.text)) == 11
+    assert after.status == 503  # nobody has opened it
 
 
 @pytest.mark.parametrize(("pauses", "why"), [((0.7,), "idle"), ((0.2,) * 7, "life")])

@@ -105,6 +105,10 @@ class Door:
         elif key in self._ending:
             self.run(self._end_now(key, self._ending.pop(key)))
 
+    def alone(self, key: SequenceKey) -> bool:
+        """Tell whether at most one request of a sequence is under way."""
+        return self._under_way.get(key, 0) <= 1
+
     async def end(self, keys: Sequence[SequenceKey], own: SequenceKey, incarnation: bytes) -> None:
         """End sequences now, but for those of which other requests are still answered.
 
@@ -150,8 +154,8 @@ class Job:
     """
 
     __slots__ = (
-        "_began", "_chunks", "_done", "_door", "_one", "_over", "_partial", "_request", "_step",
-        "_swept", "_timer", "number", "request_id", "sequence_id",
+        "_began", "_chunks", "_done", "_door", "_ends_later", "_one", "_over", "_partial",
+        "_request", "_step", "_swept", "_timer", "number", "request_id", "sequence_id",
     )  # fmt: skip
 
     def __init__(
@@ -169,7 +173,7 @@ class Job:
         self._one: Registered | None = None
         self._step: Step | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._over = self._swept = False
+        self._over = self._swept = self._ends_later = False
         self._began = time.perf_counter()
         self.request_id = str(uuid.uuid4())
         self.sequence_id = ""
@@ -220,6 +224,9 @@ class Job:
         if request.start and handle.stateful:
             step.start = step.restart = True  # its first message, whatever lived under that id
         step.end = request.end and handle.stateful
+        if step.end and one.limits.continuous and not self._door.alone(self._key):
+            # A stream of the sequence may run: it gets its answers, then the sequence ends.
+            step.end, self._ends_later = False, True
         step.number = request.number
         step.deadline = request.deadline
         return step
@@ -231,7 +238,11 @@ class Job:
             request.sequence_id = f"{MADE_ID}{uuid.uuid4()}"
             request.headers[door.start_key] = TRUE
         self.sequence_id = request.headers[door.id_key] = request.sequence_id
-        door.entered(SequenceKey(request.model, self.sequence_id))
+        door.entered(self._key)
+
+    @property
+    def _key(self) -> SequenceKey:
+        return SequenceKey(self._request.model, self.sequence_id)
 
     # -- its outcome ----------------------------------------------------------------------
 
@@ -249,7 +260,7 @@ class Job:
         if isinstance(outcome, Reply):
             self.number = outcome.step
             answer = from_reply(outcome)
-            ended = answer.headers.get(self._door.end_key) if self.sequence_id else None
+            ended = self._ended(answer) if self.sequence_id else []
             if ended:
                 self._door.run(self._end(ended, answer, outcome.incarnation))
             else:
@@ -272,12 +283,17 @@ class Job:
         if not self._over and self._step is not None:
             self._door.engine.submit(self._step)
 
-    async def _end(self, ids: str, answer: Answer, incarnation: bytes) -> None:
-        """End the sequences that the handler named, before its answer leaves."""
-        model = self._request.model
-        names = filter(None, (part.strip() for part in ids.split(";")))
-        keys = [SequenceKey(model, name) for name in names]
-        await self._door.end(keys, SequenceKey(model, self.sequence_id), incarnation)
+    def _ended(self, answer: Answer) -> list[SequenceKey]:
+        """Return the sequences that end with an answer, by the handler's word or the client's."""
+        said = answer.headers.get(self._door.end_key, "")
+        names = dict.fromkeys(filter(None, (part.strip() for part in said.split(";"))))
+        if self._ends_later:
+            names[self.sequence_id] = None
+        return [SequenceKey(self._request.model, name) for name in names]
+
+    async def _end(self, keys: list[SequenceKey], answer: Answer, incarnation: bytes) -> None:
+        """End sequences before the answer leaves that ends them."""
+        await self._door.end(keys, self._key, incarnation)
         self._answer(answer)
 
     def _too_late(self) -> None:
@@ -293,7 +309,7 @@ class Job:
         if self._timer is not None:
             self._timer.cancel()
         if self.sequence_id:
-            self._door.left(SequenceKey(self._request.model, self.sequence_id))
+            self._door.left(self._key)
 
     def _answer(self, outcome: Answer | Failure) -> None:
         if self._over:

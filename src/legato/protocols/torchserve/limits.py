@@ -23,6 +23,7 @@ class Limits:
     Attributes:
         keys: All of them, YAML spelling.
         stateful: Its requests belong to sequences.
+        continuous: Requests are answered in any number of parts, several of a sequence at once.
         use_job_ticket: Requests are taken only while a worker is idle.
         client_timeout_ms: Longest time from request to answer, 0 = no limit.
         batch_size, max_batch_delay_ms, response_timeout_s, startup_timeout_s, idle_ms, life_ms,
@@ -31,6 +32,7 @@ class Limits:
 
     keys: Mapping[str, Any]
     stateful: bool
+    continuous: bool
     use_job_ticket: bool
     client_timeout_ms: int
     batch_size: int
@@ -50,6 +52,7 @@ class Limits:
         return cls(
             keys,
             stateful=config.runtime != "torchserve" or flag(keys, "sequenceBatching"),
+            continuous=flag(keys, "continuousBatching"),
             use_job_ticket=flag(keys, "useJobTicket"),
             client_timeout_ms=max(0, integer(keys, "clientTimeoutInMills")),
             batch_size=max(1, integer(keys, "batchSize", 1)),

@@ -236,6 +236,61 @@ async def test_a_sequence_whose_stream_runs_ends_after_it(bench) -> None:
     assert bench.manager.ended == [SequenceKey("adder", "a")]
 
 
+async def test_a_last_message_ends_its_sequence_behind_the_stream_of_it(bench) -> None:
+    """The client's own flag cuts nothing off; a request of another sequence is nothing to it."""
+    bench.add(continuousBatching=True)
+    stream = Asked(bench, sequence="mine", streams=True)
+    other = Asked(bench, sequence="other")
+
+    last = Asked(bench, sequence="mine", end=True)
+    alone = Asked(bench, sequence="other-2", end=True)
+    bench.engine.reply(b"1", at=2)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert [step.end for step in bench.engine.steps] == [False, False, False, True]
+    assert last.answer.body == b"1"
+    assert bench.manager.ended == []
+    bench.engine.reply(b"2", at=0)
+    await asyncio.sleep(0)
+    assert stream.answer.body == b"2"
+    assert bench.manager.ended == [SequenceKey("adder", "mine")]
+    assert (other.answers, alone.answers) == ([], [])
+
+
+async def test_a_last_message_that_fails_ends_nothing(bench) -> None:
+    """As where no stream runs."""
+    bench.add(continuousBatching=True)
+    Asked(bench, sequence="mine")
+    last = Asked(bench, sequence="mine", end=True)
+
+    bench.engine.fail(ModelError("no"), at=1)
+    bench.engine.reply(b"2", at=0)
+    await asyncio.sleep(0)
+
+    assert isinstance(last.answer, Failure)
+    assert bench.manager.ended == []
+
+
+async def test_a_handler_that_names_other_sequences_does_not_cut_their_streams(bench) -> None:
+    """Nor those of its own; each ends with its last request."""
+    bench.add()
+    own = Asked(bench, sequence="own")
+    streams = {name: Asked(bench, sequence=name) for name in ("own", "other")}
+
+    bench.engine.reply(b"1", at=0, headers={END: "other; own;idle"})
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+    assert own.answer.body == b"1"
+    assert bench.manager.ended == [SequenceKey("adder", "idle")]
+    for at, name in ((2, "other"), (1, "own")):
+        bench.engine.reply(b"2", at=at)
+        await asyncio.sleep(0)
+        assert streams[name].answer.body == b"2"
+        assert bench.manager.ended[-1] == SequenceKey("adder", name)
+
+
 async def test_chunks_go_on_their_way(bench) -> None:
     """The last one is the answer."""
     bench.add()
