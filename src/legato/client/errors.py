@@ -119,7 +119,7 @@ def hope(failure: Failure) -> Hope:
 
 _GONE = {
     *("unknown_sequence", "sequence_recreated", "ended", "expired", "evicted"),
-    *("cancelled", "displaced", "failed", "rolled_back"),
+    *("cancelled", "displaced", "failed", "rolled_back", "lost"),
 }
 _CONFLICT = {
     *("step_gap", "step_already_applied", "step_taken", "request_id_reused", "sequence_exists"),

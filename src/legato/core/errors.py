@@ -345,6 +345,28 @@ class ModelError(ServerError):
     code = "model_failed"
 
 
+class ModelSaysError(ModelError):
+    """The model refused the step in an orderly way, and says what kind of error that is.
+
+    Attributes:
+        category: ``unknown``, ``internal``, ``not_found``, ``invalid_argument``, ``unavailable``,
+            ``unsupported``, ``already_exists`` or ``cancelled``.
+    """
+
+    def __init__(self, message: str, category: str = "internal") -> None:
+        super().__init__(message)
+        self.category = category
+
+
+class StateLostError(ServerError):
+    """The state of the sequence was in the memory of a worker that is gone.
+
+    No client sees it: the engine ends the sequence and decides the step again.
+    """
+
+    code = "state_lost"
+
+
 class PoisonError(ModelError):
     """The next state holds NaN or infinity; the sequence is as it was."""
 

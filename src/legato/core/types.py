@@ -160,6 +160,15 @@ class StateSpec:
     initial: Any = None
     ragged: bool = False
 
+    @property
+    def first_shape(self) -> tuple[int, ...]:
+        """Row shape of the first value: a size that varies is that of ``initial``, or 0."""
+        given = getattr(self.initial, "shape", ())
+        sizes = given if len(given) == len(self.shape) else (0,) * len(self.shape)
+        return tuple(
+            size if want == -1 else want for want, size in zip(self.shape, sizes, strict=True)
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Signature:
@@ -173,6 +182,7 @@ class Signature:
         batching: Rows may share a model call.
         why: One sentence on the batching verdict, shown to people.
         platform: For display, e.g. ``onnxruntime_onnx``.
+        asks: The model looks at the requests behind its rows: their ids, the outputs asked for.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -181,6 +191,7 @@ class Signature:
     batching: bool = True
     why: str = ""
     platform: str = ""
+    asks: bool = False
 
 
 class StateRow(NamedTuple):
@@ -214,6 +225,7 @@ class EndReason(enum.Enum):
     DISPLACED = "was displaced by a new START"
     FAILED = "failed"
     ROLLED_BACK = "was rolled back"
+    LOST = "lost its state with the worker that kept it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,6 +374,8 @@ class Step:
             committed before; those that a handler sends in the middle of a call were not,
             because TorchServe's wire demands them at once (the one exception to D1).
         again: How often it was run before: each run but the last gave a part of the answer.
+        asked_as: ``request_id`` of a request that is run again; its further steps have none.
+        empty_final: The client wants a last answer also where it would be empty.
         cancelled, arrived, digest, group: Filled in by the engine.
     """
 
@@ -383,6 +397,8 @@ class Step:
     partial: Callable[[bytes, dict[str, Any]], None] | None = None
     cancelled: bool = False
     again: int = 0
+    asked_as: str = ""
+    empty_final: bool = False
     arrived: float = 0.0
     digest: bytes = b""
     group: Any = None

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from legato.core.errors import ClientError, SignatureError
+from legato.core.text import join_texts, split_texts
 from legato.core.types import OutputHeader, StateRow, UpdateRule
 
 if TYPE_CHECKING:
@@ -26,11 +27,10 @@ if TYPE_CHECKING:
 
 def encode_strings(array: Array) -> bytes:
     """Encode an object array as BYTES: each element after its 4-byte length."""
-    parts = []
-    for value in array.ravel().tolist():
-        raw = value if isinstance(value, bytes) else str(value).encode()
-        parts += [len(raw).to_bytes(4, "little"), raw]
-    return b"".join(parts)
+    return join_texts(
+        value if isinstance(value, bytes) else str(value).encode()
+        for value in array.ravel().tolist()
+    )
 
 
 def row_bytes(array: Array, rows: int, axis: int) -> tuple[tuple[int, ...], list[bytes]]:
@@ -69,6 +69,9 @@ def join_rows(
         axis: Batch axis.
     """
     count = len(rows)
+    if dtype.hasobject:
+        texts = [np.array(split_texts(row), object).reshape(shape) for row in rows]
+        return np.concatenate(texts, axis)
     flat = np.frombuffer(rows[0] if count == 1 else b"".join(rows), dtype)
     if count == 1:
         return flat.reshape(shape)
@@ -91,7 +94,7 @@ class StateLayout:
             for spec in self.specs
         )
         """Rows share a call whatever the shapes of their states are."""
-        shapes = tuple(tuple(max(n, 0) for n in spec.shape) for spec in self.specs)
+        shapes = tuple(spec.first_shape for spec in self.specs)
         self._zero = StateRow(tuple(map(self._first_value, self.specs, shapes)), shapes)
         self._from_client = tuple(
             (at, spec)
@@ -100,9 +103,11 @@ class StateLayout:
         )
 
     def _first_value(self, spec: StateSpec, shape: tuple[int, ...]) -> bytes:
-        if spec.initial is None:
-            return bytes(math.prod(shape) * np.dtype(spec.dtype).itemsize)
-        return np.broadcast_to(np.asarray(spec.initial, spec.dtype), shape).tobytes()
+        dtype = np.dtype(spec.dtype)
+        if spec.initial is None:  # a text of no bytes is its length, 0
+            return bytes(math.prod(shape) * (4 if dtype.hasobject else dtype.itemsize))
+        value = np.broadcast_to(np.asarray(spec.initial, dtype), shape)
+        return encode_strings(value) if dtype.hasobject else value.tobytes()
 
     def initial(self, inputs: Mapping[str, Array]) -> StateRow:
         """Make the row of a new sequence.
@@ -139,7 +144,7 @@ class StateLayout:
         for spec, dtype, data, shape in zip(
             self.specs, self._dtypes, row.data, row.shapes, strict=True
         ):
-            if len(shape) != len(spec.shape) or len(data) != math.prod(shape) * dtype.itemsize:
+            if len(shape) != len(spec.shape) or not _holds(data, shape, dtype):
                 return False
             for axis, (want, got) in enumerate(zip(spec.shape, shape, strict=True)):
                 grows = spec.rule is UpdateRule.APPEND and axis == spec.axis
@@ -300,6 +305,16 @@ class StateLayout:
                 raise SignatureError(msg)
 
 
+def _holds(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell whether bytes are a tensor of this shape."""
+    if not dtype.hasobject:
+        return len(data) == math.prod(shape) * dtype.itemsize
+    try:
+        return len(split_texts(data)) == math.prod(shape)
+    except ValueError:
+        return False
+
+
 def _ragged_rows(spec: StateSpec, value: Array, count: int) -> list[bytes]:
     rows: list[Any] = value.tolist()
     if value.shape != (count,) or not all(type(blob) is bytes for blob in rows):
@@ -372,7 +387,8 @@ class OutputLayout:
             if len(self._subsets) > 1024:
                 self._subsets.clear()
             order = {header.name: at for at, header in enumerate(headers)}
-            picks = tuple(order[name] for name in names)
+            # Some models leave out outputs of their own accord.
+            picks = tuple(order[name] for name in names if name in order)
             found = self._subsets[key] = (tuple(headers[at] for at in picks), picks)
         return found
 

@@ -128,13 +128,18 @@ class Batcher:
         states, windows = self.states.gather(old)
         following = self.states.windowed(inputs, windows) if windows else {}
         result = runtime.step(StepBatch(inputs, states, tuple([row.info for row in rows])))
-        headers, data = self.outputs.split(result.outputs, count)
+        answers = result.answers
+        headers, data = ((), []) if answers else self.outputs.split(result.outputs, count)
         following.update(result.state)
         first = [row.info.start for row in rows]
         next_rows = self.states.split(following, old, first)
-        done: list[RowResult | ServerError] = [
-            RowResult(headers, values, state) for values, state in zip(data, next_rows, strict=True)
-        ]
+        done: list[RowResult | ServerError]
+        if answers:
+            done = [RowResult(*own, state) for own, state in zip(answers, next_rows, strict=True)]
+        else:
+            done = [
+                RowResult(headers, own, state) for own, state in zip(data, next_rows, strict=True)
+            ]
         for at in {*result.again, *result.over, *result.bound}:
             row = done[at]
             if isinstance(row, RowResult):

@@ -256,6 +256,7 @@ class Commits:
                 log.exception("reply_callback_failed", model=step.model)
         step.again += 1
         step.start = step.restart = False
+        step.asked_as = step.request_id or step.asked_as
         step.number, step.request_id, step.digest = 0, "", b""
         step.parameters = {**step.parameters, AGAIN: step.again}
         work.arrived = step.arrived = self._engine.clock()

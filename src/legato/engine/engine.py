@@ -21,6 +21,7 @@ from legato.core.errors import (
     InstanceGoneError,
     SequenceLimitError,
     ServerError,
+    StateLostError,
     UnknownModelError,
 )
 from legato.core.ids import is_reserved
@@ -468,6 +469,8 @@ class Engine:
                 problem = self._workers.retry(work, row)
                 if problem is not None:
                     self.fail(work, problem)
+            elif isinstance(row, StateLostError) and work.sequence.head is not None:
+                self._lose(work, row)
             elif isinstance(row, ServerError):
                 self.fail(work, row)
             else:
@@ -484,6 +487,30 @@ class Engine:
                     self.schedule(handle, work)
                     continue
                 self.finish(work.step, self.commits.reply(work, row, "none", b""))
+
+    def _lose(self, work: Work, error: StateLostError) -> None:
+        """End a sequence whose state is gone; its steps are decided again, and so told of it."""
+        sequence, handle = work.sequence, work.handle
+        head = sequence.head
+        incarnation = head.incarnation if head is not None else b""
+
+        def ended(result: Any) -> None:
+            if isinstance(result, Exception):
+                log.error("sequence_not_ended", model=handle.name, error=str(result))
+                self.fail(work, error)
+                return
+            log.warning("sequence_lost", model=handle.name, sequence=str(sequence.key[1]))
+            self.count_end(handle, sequence.key.correlation_id, EndReason.LOST)
+            self.residence.forget(sequence)
+            sequence.bound, sequence.home = False, None
+            sequence.steps.appendleft(work.step)
+            model = self.tables.get(handle.name) or Model(handle.name)
+            self.admission.go_on(model, sequence)
+            self.admission.room_was_made(model)
+
+        self.committer.call(
+            lambda: self.store.delete(sequence.key, incarnation, EndReason.LOST), ended
+        )
 
     def count_end(self, handle: ModelHandle, cid: CorrelationId, reason: EndReason) -> None:
         """Count the end of a sequence and tell the model."""

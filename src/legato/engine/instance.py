@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from legato.engine.batch import BatchOutcome, BatchRow, as_model_error
 from legato.faults import fault
-from legato.runtimes.base import RowInfo
+from legato.runtimes.base import Asked, RowInfo
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 def rows_of(plan: list[Work]) -> list[BatchRow]:
     """Lay out a plan as rows of a model call."""
+    handle = plan[0].handle
+    if handle.asks:
+        return [BatchRow(work.step.inputs, work.state, _asked(work)) for work in plan]
     return [
         BatchRow(
             work.step.inputs,
@@ -33,11 +36,31 @@ def rows_of(plan: list[Work]) -> list[BatchRow]:
                 work.number == 1,
                 work.step.end,
                 work.step.parameters,
-                work.partial() if work.step.partial is not None else None,
+                work.partial() if handle.parts and work.step.partial is not None else None,
             ),
         )
         for work in plan
     ]
+
+
+def _asked(work: Work) -> RowInfo:
+    """Tell a model what there is to know of a row and of the request behind it."""
+    step = work.step
+    return RowInfo(
+        work.sequence.key.correlation_id,
+        work.number,
+        work.number == 1,
+        step.end,
+        step.parameters,
+        work.partial() if step.partial is not None else None,
+        Asked(
+            step.request_id or step.asked_as,
+            step.outputs,
+            step.priority,
+            round(step.queue_timeout_s * 1e6),
+            lambda: step.cancelled,
+        ),
+    )
 
 
 class Instance:

@@ -45,6 +45,8 @@ class ModelHandle:
         searched: ``pinned`` is complete.
         instances: All loaded copies; ``free`` are those without a plan, ``down`` those whose
             worker process is dead.
+        parts: The model may answer in parts.
+        asks: Rows tell of the requests behind them.
         tells_together: Some control input has no batch axis; see :meth:`told_alike`.
         sticky: Sequences go to the worker that ran them last, where it is free.
         scaling: Held while the number of instances is changed.
@@ -68,6 +70,8 @@ class ModelHandle:
         self.receipts = ReplyEncoder()
         self.serving = True
         self.stateful = bool(self.signature.states)
+        self.asks = self.signature.asks
+        self.parts = self.asks or config.runtime == "torchserve"
         self.pinned: dict[SequenceKey, bytes] | None = None
         self.gave_way_at = 0.0
         self.searched = False

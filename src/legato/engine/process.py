@@ -25,6 +25,7 @@ import msgspec
 from xxhash import xxh3_128_digest
 
 from legato.core.errors import ConfigError, InstanceGoneError
+from legato.core.types import OutputHeader
 from legato.observe.log import get_logger
 from legato.runtimes.base import StepResult
 from legato.runtimes.worker import frames
@@ -43,6 +44,7 @@ log = get_logger()
 _HELD_FROM: Final = 1024
 """Bytes of a state from which it is not sent to the worker that has it already."""
 _MOST_HELD: Final = 65_536
+_MOST_HEADERS: Final = 1024
 _MOST_ENDINGS: Final = 100_000
 _POLITE_S: Final = 5.0
 _KILLED_S: Final = 10.0
@@ -242,6 +244,7 @@ class ProcessRuntime:
         self._endings: deque[tuple[CorrelationId, EndReason]] = deque(maxlen=_MOST_ENDINGS)
         self._held: OrderedDict[CorrelationId, bytes] = OrderedDict()
         self.on_measured: Callable[[list[Any]], None] | None = None
+        self._known_headers: dict[tuple[OutputHeader, ...], tuple[OutputHeader, ...]] = {}
         self.restarts = -1
         self.restart()
         self.signature: Signature = self._living().signature
@@ -360,9 +363,17 @@ class ProcessRuntime:
         worker.channel.send(message, {"inputs": batch.inputs, "states": states}, deadline)
         while True:
             answer, data = worker.channel.receive(deadline)
-            if answer["kind"] != "partial":
+            kind = answer["kind"]
+            if kind not in ("partial", "cancelled"):
                 return answer, data
-            partial = batch.rows[answer["row"]].partial
+            row = batch.rows[answer["row"]]
+            if kind == "cancelled":
+                gone = row.asked is not None and row.asked.cancelled()
+                worker.channel.send({"kind": "cancelled", "cancelled": gone}, deadline=deadline)
+                continue
+            # Whoever answers in parts is alive.
+            deadline = time.monotonic() + self._config.worker.response_timeout_s
+            partial = row.partial
             if partial is not None:
                 partial(answer["body"], answer["meta"])
 
@@ -401,7 +412,17 @@ class ProcessRuntime:
         for row in failed:
             self._held.pop(batch.rows[row].correlation_id, None)
         again = {row: (body, meta) for row, (body, meta) in answer["again"].items()}
-        return StepResult(outputs, states, failed, again, answer["over"], answer["bound"])
+        answers = answer.get("answers")
+        if answers is not None:
+            answers = [(self._headers(headers), tuple(data)) for headers, data in answers]
+        return StepResult(outputs, states, failed, again, answer["over"], answer["bound"], answers)
+
+    def _headers(self, plain: list[Any]) -> tuple[OutputHeader, ...]:
+        """Make headers of plain data: equal ones are one object, which protocols make use of."""
+        headers = tuple(OutputHeader(name, dtype, tuple(shape)) for name, dtype, shape in plain)
+        if len(self._known_headers) > _MOST_HEADERS:
+            self._known_headers.clear()
+        return self._known_headers.setdefault(headers, headers)
 
     def _note_held(self, batch: StepBatch, states: Array) -> None:
         held = self._held

@@ -58,5 +58,6 @@ class Residence:
         """Let go of the longest idle copies until the rest fits; the store has them all."""
         while self.idle and self.bytes > self.max_bytes:
             sequence, model = self.idle.popitem(last=False)
-            if not sequence.busy:
+            # Where the rest of a bound state is, only the copy knows.
+            if not sequence.busy and not sequence.bound:
                 self.drop(model, sequence)

@@ -10,9 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from legato.core.types import Array, CorrelationId, EndReason, Signature
+    from legato.core.types import Array, CorrelationId, EndReason, OutputHeader, Signature
+
+    Answer = tuple[tuple[OutputHeader, ...], tuple[bytes, ...]]
 
 
 AGAIN = "legato_again"
@@ -36,6 +38,24 @@ class Partial:
         self._send(body, meta)
 
 
+class Asked(NamedTuple):
+    """What a model may know of the request behind a row, where its signature ``asks``.
+
+    Attributes:
+        request_id: The client's name for it.
+        outputs: Outputs asked for; empty = all.
+        priority: 0 = default, 1 = highest.
+        timeout_us: Microseconds it may wait in a queue; 0 = no limit.
+        cancelled: Tells whether the client has given it up; from any thread, during the call.
+    """
+
+    request_id: str
+    outputs: tuple[str, ...]
+    priority: int
+    timeout_us: int
+    cancelled: Callable[[], bool]
+
+
 class RowInfo(NamedTuple):
     """What a model may know of a row of the batch."""
 
@@ -45,6 +65,7 @@ class RowInfo(NamedTuple):
     end: bool
     parameters: Mapping[str, Any]
     partial: Partial | None = None
+    asked: Asked | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +98,8 @@ class StepResult:
             answer goes out, and the same request is run again as a further step.
         over: Rows whose sequence ends with this step by the model's own word.
         bound: Rows part of whose state the instance has in its memory alone.
+        answers: Headers and data of each row, where the rows of a call may differ in what they
+            have; ``outputs`` is then empty.
     """
 
     outputs: Mapping[str, Array]
@@ -85,6 +108,7 @@ class StepResult:
     again: Mapping[int, tuple[bytes, dict[str, Any]]] = field(default_factory=dict)
     over: Collection[int] = ()
     bound: Collection[int] = ()
+    answers: Sequence[Answer] | None = None
 
 
 class Runtime(Protocol):

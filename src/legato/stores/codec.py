@@ -84,6 +84,7 @@ _REASONS = (
     EndReason.DISPLACED,
     EndReason.FAILED,
     EndReason.ROLLED_BACK,
+    EndReason.LOST,
 )
 _REASON_NUMBER = {reason: number for number, reason in enumerate(_REASONS)}
 _START = re.compile(rb"\x01\x00[\x01-\x04]\xa5")  # format, kind, marker

@@ -19,7 +19,14 @@ from legato.runtimes.torchserve.values import UnsupportedValueError, decode, enc
 from legato.torchserve import made_caches
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+    from collections.abc import (
+        Callable,
+        Iterable,
+        Iterator,
+        Mapping,
+        MutableMapping,
+        Sequence,
+    )
 
 _PLAIN: Final = (dict, OrderedDict, defaultdict)
 
@@ -30,15 +37,21 @@ class Caches:
     Args:
         roots: Where to look, by the name that an entry is stored under.
         warn: Takes sentences for people.
+        keys: Gives the keys under which something may be kept for a sequence.
+        further: Gives what else keeps something for sequences, by name.
     """
 
     def __init__(
         self,
         roots: Callable[[], Mapping[str, Mapping[str, Any]]],
         warn: Callable[[str], None],
+        keys: Callable[[Any], tuple[Any, ...]] | None = None,
+        further: Callable[[], Iterable[tuple[str, MutableMapping[Any, Any]]]] = tuple,
     ) -> None:
         self._roots = roots
         self._warn = warn
+        self._keys = keys or _keys
+        self._further = further
         self._warned: set[str] = set()
         self._found: list[tuple[str, MutableMapping[Any, Any]]] = []
 
@@ -66,14 +79,15 @@ class Caches:
                 yield f"lru.{number}", found
         for name, explicit in made_caches():
             yield f"explicit.{name}", explicit.entries
+        yield from self._further()
 
     # -- before a step ------------------------------------------------------------------
 
-    def has(self, sequence: str, digest: bytes) -> bool:
+    def has(self, sequence: Any, digest: bytes) -> bool:
         """Tell whether memory holds exactly the state of a sequence that has this digest."""
         return xxh3_128_digest(self._encoded(sequence)[0]) == digest
 
-    def restore(self, sequence: str, state: bytes) -> None:
+    def restore(self, sequence: Any, state: bytes) -> None:
         """Make memory hold this state of a sequence.
 
         What is there is encoded and compared, so whoever changed it, a step that failed or
@@ -89,7 +103,7 @@ class Caches:
             for name, key, opaque, blob in (decode(state) if state else ())
         }
         for name, entries in self._found:
-            for key in _keys(sequence):
+            for key in self._keys(sequence):
                 entry = stored.pop((name, key), None)
                 if entry is None:
                     entries.pop(key, None)
@@ -104,7 +118,7 @@ class Caches:
                 f"'{sequence}' goes; create it in initialize()",
             )
 
-    def _lost(self, sequence: str, name: str, kind: str) -> None:
+    def _lost(self, sequence: Any, name: str, kind: str) -> None:
         self._warn(
             f"the entry of sequence '{sequence}' in '{name}' is lost: it was a {kind}, kept in "
             "the memory of a worker that is gone"
@@ -112,7 +126,7 @@ class Caches:
 
     # -- after a step -------------------------------------------------------------------
 
-    def capture(self, sequence: str) -> tuple[bytes, bool]:
+    def capture(self, sequence: Any) -> tuple[bytes, bool]:
         """Encode what memory holds of a sequence.
 
         Returns:
@@ -123,11 +137,11 @@ class Caches:
         """
         return self._encoded(sequence, strict=True)
 
-    def _encoded(self, sequence: str, *, strict: bool = False) -> tuple[bytes, bool]:
+    def _encoded(self, sequence: Any, *, strict: bool = False) -> tuple[bytes, bool]:
         found: list[tuple[str, Any, str, bytes]] = []
         bound = False
         for name, entries in self._found:
-            for key in _keys(sequence):
+            for key in self._keys(sequence):
                 if key not in entries:
                     continue
                 try:
@@ -149,10 +163,10 @@ class Caches:
             "memory of one worker and are lost with it",
         )
 
-    def forget(self, sequence: str) -> None:
+    def forget(self, sequence: Any) -> None:
         """Let go of a sequence that is over."""
         for _name, entries in self._found:
-            for key in _keys(sequence):
+            for key in self._keys(sequence):
                 entries.pop(key, None)
 
     def forget_requests(self, requests: Iterable[str]) -> None:
@@ -166,9 +180,9 @@ class Caches:
             for _name, entries in self._found:
                 entries.pop(request, None)
 
-    def pin(self, sequences: list[str]) -> None:
+    def pin(self, sequences: Sequence[Any]) -> None:
         """Keep the entries of these sequences from eviction until :meth:`unpin`."""
-        lru.pin(key for sequence in sequences for key in _keys(sequence))
+        lru.pin(key for sequence in sequences for key in self._keys(sequence))
 
     def unpin(self) -> None:
         """End a step."""

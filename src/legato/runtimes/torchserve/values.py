@@ -26,6 +26,19 @@ _MAKE: Final[dict[bytes, Any]] = {b"l": list, b"t": tuple, b"e": set, b"z": froz
 _NUMBERS: Final = "biufcSUmM"
 
 
+_classes: dict[str, type] = {}
+_class_names: dict[type, str] = {}
+
+
+def register(name: str, kind: type) -> None:
+    """Let objects of a class be encoded: as its name, and what they have in ``__dict__``.
+
+    For classes whose objects are nothing but their attributes. Reading one runs no code of it.
+    """
+    _classes[name] = kind
+    _class_names[kind] = name
+
+
 class UnsupportedValueError(Exception):
     """A value cannot be encoded.
 
@@ -115,6 +128,9 @@ def _put_rare(value: Any, parts: list[bytes], depth: int) -> None:
         _put_array(b"G", np.asarray(value), parts)
     elif _is_tensor(value):
         _put_tensor(value, parts)
+    elif kind in _class_names:
+        _put_bytes(b"O", _class_names[kind].encode(), parts)
+        _put(dict(vars(value)), parts, depth + 1)
     else:
         raise UnsupportedValueError(_name(kind))
 
@@ -193,6 +209,8 @@ def _get(data: bytes, at: int) -> tuple[Any, int]:
         return _get_array(data, at, scalar=tag == b"G")
     if tag == b"X":
         return _get_tensor(data, at)
+    if tag == b"O":
+        return _get_object(data, at)
     raise ValueError(f"handler state has an unknown tag {tag!r}")
 
 
@@ -230,6 +248,15 @@ def _get_dict(data: bytes, at: int) -> tuple[dict[Any, Any], int]:
         key, at = _get(data, at)
         found[key], at = _get(data, at)
     return found, at
+
+
+def _get_object(data: bytes, at: int) -> tuple[Any, int]:
+    raw, at = _get_bytes(data, at)
+    members, at = _get(data, at)
+    kind = _classes[raw.decode()]
+    made: Any = object.__new__(kind)
+    vars(made).update(members)
+    return made, at
 
 
 def _get_array(data: bytes, at: int, *, scalar: bool) -> tuple[Any, int]:

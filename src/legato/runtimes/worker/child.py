@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from legato.repository.config import ModelConfig
 from legato.runtimes import registry
-from legato.runtimes.base import Partial, RowInfo, StepBatch
+from legato.runtimes.base import Asked, Partial, RowInfo, StepBatch
 from legato.runtimes.worker.frames import Channel, ChannelClosedError
 from legato.runtimes.worker.messages import (
     Held,
@@ -66,6 +66,7 @@ class _Worker:
         self._channel = channel
         self._runtime = runtime
         self._sending = threading.Lock()
+        self._call: object = None  # which call is under way; threads of an earlier one are late
         self._measured = getattr(runtime, "measured", None)
 
     def answer(self, message: dict[str, Any], data: memoryview) -> None:
@@ -78,15 +79,28 @@ class _Worker:
             self._step(message, data)
 
     def _step(self, message: dict[str, Any], data: memoryview) -> None:
+        self._call = object()
         inputs = self._channel.arrays(message["inputs"], data)
         states = self._channel.arrays(message["states"], data)
         _put_held(states, message["held"])
         rows = tuple(
-            RowInfo(cid, step, start, end, told, Partial(self._sender(at)) if listens else None)
-            for at, (cid, step, start, end, told, listens) in enumerate(message["rows"])
+            RowInfo(
+                cid,
+                step,
+                start,
+                end,
+                told,
+                Partial(self._sender(at)) if listens else None,
+                None if asked is None else self._asked(at, asked),
+            )
+            for at, (cid, step, start, end, told, listens, asked) in enumerate(message["rows"])
         )
         try:
-            result = self._runtime.step(StepBatch(inputs, states, rows))
+            try:
+                result = self._runtime.step(StepBatch(inputs, states, rows))
+            finally:
+                with self._sending:
+                    self._call = None
             reply = {
                 "kind": "done",
                 "failed": {row: from_error(error) for row, error in result.failed.items()},
@@ -94,6 +108,8 @@ class _Worker:
                 "over": list(result.over),
                 "bound": list(result.bound),
             }
+            if result.answers is not None:
+                reply["answers"] = list(result.answers)
             outputs, following = dict(result.outputs), dict(result.state)
             kept = _take_kept(following)
         except StatesWantedError as wanted:
@@ -118,6 +134,20 @@ class _Worker:
         if measured:
             reply["measured"] = measured
         self._channel.send(reply, groups)
+
+    def _asked(self, row: int, told: list[Any]) -> Asked:
+        request_id, outputs, priority, timeout_us = told
+
+        def cancelled() -> bool:
+            with self._sending:
+                if call is not self._call:
+                    return False  # it was answered
+                self._channel.send({"kind": "cancelled", "row": row})
+                answer, _data = self._channel.receive()
+                return bool(answer["cancelled"])
+
+        call = self._call
+        return Asked(request_id, tuple(outputs), priority, timeout_us, cancelled)
 
     def _sender(self, row: int) -> Any:
         def send(body: bytes, meta: dict[str, Any]) -> None:

@@ -9,13 +9,16 @@ import msgspec
 import numpy as np
 
 from legato.core.errors import (
+    BusyError,
     ClientError,
     ConfigError,
     InputError,
     ModelError,
+    ModelSaysError,
     PoisonError,
     ServerError,
     SignatureError,
+    StateLostError,
 )
 from legato.core.types import EndReason, Signature
 from legato.runtimes.torchserve.exchange import HandlerError
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
     from legato.runtimes.base import RowInfo
 
 _ERRORS: dict[str, type[ServerError]] = {
-    kind.__name__: kind for kind in (ClientError, ModelError, PoisonError, SignatureError)
+    kind.__name__: kind
+    for kind in (ClientError, ModelError, PoisonError, SignatureError, BusyError, StateLostError)
 }
 
 
@@ -83,7 +87,15 @@ def _plain_value(value: Any) -> Any:
 def from_rows(rows: Iterable[RowInfo]) -> list[tuple[Any, ...]]:
     """Make plain data of what a model may know of its rows."""
     return [
-        (r.correlation_id, r.step, r.start, r.end, dict(r.parameters), r.partial is not None)
+        (
+            r.correlation_id,
+            r.step,
+            r.start,
+            r.end,
+            dict(r.parameters),
+            r.partial is not None,
+            None if r.asked is None else r.asked[:-1],
+        )
         for r in rows
     ]
 
@@ -111,6 +123,8 @@ def from_error(error: BaseException) -> dict[str, Any]:
     if isinstance(error, InputError):
         facts = {"reason": error.reason, "tensor": error.tensor}
         return {"kind": "InputError", "text": error.message, **facts}
+    if isinstance(error, ModelSaysError):
+        return {"kind": "ModelSaysError", "text": error.message, "category": error.category}
     if isinstance(error, ServerError):
         lineage = [kind.__name__ for kind in type(error).__mro__]
         kind = next((name for name in lineage if name in _ERRORS), "ModelError")
@@ -127,4 +141,6 @@ def to_error(plain: dict[str, Any]) -> Exception:
         return HandlerError(plain["text"], plain["status"])
     if kind == "InputError":
         return InputError(plain["text"], reason=plain["reason"], tensor=plain["tensor"])
+    if kind == "ModelSaysError":
+        return ModelSaysError(plain["text"], plain["category"])
     return _ERRORS.get(kind, ModelError)(plain["text"])
