@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, cast
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -23,6 +23,8 @@ from legato.engine.garbage import Garbage
 from legato.engine.suspicion import Suspicion
 from legato.observe import log as logs
 from legato.observe import metrics
+from legato.observe import ovms as ovms_metrics
+from legato.observe.tee import Both
 from legato.protocols.kserve import grpc_service, rest
 from legato.protocols.rpc import health, reflection
 from legato.protocols.rpc.app import RpcApp
@@ -80,7 +82,10 @@ class Server:
         )
         self.garbage = Garbage()
         self.recorder = Recorder(self.engine, options.data)
-        self.catalog = _catalog(self.engine, options)
+        repository = _ovms_repository(options)
+        self.catalog = _catalog(self.engine, repository)
+        self.ovms_metrics = repository.metrics() if repository is not None else ()
+        self.requests = ovms_metrics.Requests() if self.ovms_metrics else None
         self.api = Api(self.engine, self.recorder)
         self.torchserve = (
             torchserve.Front(self.engine, torchserve.Options.model_validate(options.torchserve))
@@ -177,22 +182,49 @@ class Server:
         }
 
 
-def _catalog(engine: Engine, options: ServerSettings) -> Catalog:
-    """Return what knows the models: the engine, or a repository that is followed."""
+def _ovms_repository(options: ServerSettings) -> ovms.OvmsRepository | None:
     if options.ovms is None:
+        return None
+    return ovms.OvmsRepository(ovms.Options.model_validate(options.ovms))
+
+
+def _catalog(engine: Engine, repository: ovms.OvmsRepository | None) -> Catalog:
+    """Return what knows the models: the engine, or a repository that is followed."""
+    if repository is None:
         return Catalog(engine)
-    repository = ovms.OvmsRepository(ovms.Options.model_validate(options.ovms))
     return Follower(engine, repository, strict=repository.single)
+
+
+def _begin_log(options: ServerSettings) -> None:
+    """Choose form, level and places of the log.
+
+    Raises:
+        ConfigError: Its file cannot be written.
+    """
+    if options.log_path is None:
+        logs.configure(options.log_form, options.log_level)
+        return
+    try:
+        logs.configure(options.log_form, options.log_level, cast("TextIO", Both(options.log_path)))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write to {options.log_path}: {error.strerror}", key="--log_path"
+        ) from None
 
 
 def _rpc_services(server: Server) -> list[Service]:
     """List the gRPC services."""
+    requests = server.requests
     services = [
         grpc_service.service(
-            server.engine, stream_order=server.settings.stream_order, ready=server.ready
+            ovms_metrics.counting(server.engine, requests, "gRPC"),
+            stream_order=server.settings.stream_order,
+            ready=server.ready,
         ),
         sequences_service.service(server.api),
-        *tfserving_service.services(server.engine, server.catalog),
+        *tfserving_service.services(
+            server.engine, server.catalog, ovms_metrics.tensorflow(requests, "gRPC")
+        ),
         health.service(server.ready),
     ]
     return [*services, *reflection.services(services)]
@@ -200,9 +232,12 @@ def _rpc_services(server: Server) -> list[Service]:
 
 def _routes(server: Server) -> list[Any]:
     """List the HTTP routes."""
+    requests = server.requests
 
     async def metrics_page(_request: Request) -> Response:
         body, content_type = metrics.render(server.engine, restarts=server.restarts)
+        if requests is not None:
+            body += ovms_metrics.render(server.engine, server.ovms_metrics, requests)
         return Response(body, media_type=content_type)
 
     async def status_page(_request: Request) -> Response:
@@ -218,13 +253,16 @@ def _routes(server: Server) -> list[Any]:
         Route("/metrics", metrics_page),
         *sequences_rest.routes(server.api, max_file_bytes=server.settings.max_message_bytes),
         *rest.routes(
-            server.engine,
+            ovms_metrics.counting(server.engine, requests, "REST"),
             ready=server.ready,
             max_body_bytes=server.settings.max_message_bytes,
         ),
         # The last one: it answers for all of /v1 that no other protocol has.
         *tfserving_rest.routes(
-            server.engine, server.catalog, max_body_bytes=server.settings.max_message_bytes
+            server.engine,
+            server.catalog,
+            ovms_metrics.tensorflow(requests, "REST"),
+            max_body_bytes=server.settings.max_message_bytes,
         ),
     ]
 
@@ -315,7 +353,7 @@ class App:
 
     async def _start(self) -> None:
         settings = self._settings()
-        logs.configure(settings.server.log_form, settings.server.log_level)
+        _begin_log(settings.server)
         server = Server(settings)
         await server.start()
         self._server = server

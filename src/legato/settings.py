@@ -63,6 +63,7 @@ class ServerSettings(BaseModel):
         store: Where committed state lives.
         durability: What an acknowledged step survives: death of the process or of the machine.
         log_level, log_form: See :func:`legato.observe.log.configure`.
+        log_path: File that the log goes to as well.
         stream_order: Replies of a KServe stream: in order within a sequence, or within
             the stream (as Triton does).
         max_message_bytes: Largest request.
@@ -89,6 +90,7 @@ class ServerSettings(BaseModel):
     durability: Literal["process", "disk"] = "process"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_form: Literal["auto", "json", "console"] = "auto"
+    log_path: Path | None = None
     stream_order: Literal["sequence", "request"] = "sequence"
     max_message_bytes: int = Field(default=256 * 1024 * 1024, ge=1024, le=2**31 - 1)
     allow_client_shm: bool = False

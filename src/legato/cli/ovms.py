@@ -19,6 +19,8 @@ import typer
 
 from legato import __version__
 from legato.cli.serve import run
+from legato.core.errors import ConfigError
+from legato.repository.ovms import metric_names
 from legato.settings import server_settings
 
 if TYPE_CHECKING:
@@ -93,15 +95,15 @@ _SERVER: Final = {
     "cache_dir": Flag("text", "where OpenVINO keeps compiled models"),
     "cpu_extension": Flag("text", "library with further operations"),
     "log_level": Flag("text", "TRACE, DEBUG, INFO, WARNING or ERROR  [INFO]"),
-    "metrics_enable": Flag("bool", "accepted: metrics are always there"),
-    "metrics_list": Flag("text", "accepted: all metrics are always there"),
+    "metrics_enable": Flag("bool", "offer ovms_... metrics beside our own"),
+    "metrics_list": Flag("text", "which of them, with commas  [the usual ones]"),
     "grpc_workers": Flag("uint32", "accepted"),
     "rest_workers": Flag("uint32", "accepted"),
     "grpc_max_threads": Flag("uint32", "accepted"),
     "grpc_memory_quota": Flag("uint64", "accepted"),
     "grpc_channel_arguments": Flag("text", "accepted"),
     "custom_node_resources_cleaner_interval_seconds": Flag("uint32", "accepted"),
-    "log_path": Flag("text", "accepted: logs go to standard error"),
+    "log_path": Flag("text", "file to write the log to, beside standard error"),
     "trace_path": Flag("text", "accepted"),
 }
 _OURS: Final = {
@@ -269,6 +271,7 @@ def _check_workers(values: dict[str, Any]) -> None:
         raise UsageError("rest_port setting is missing, metrics are enabled on rest port")
     if values.get("metrics_list") and not values.get("metrics_enable"):
         raise UsageError("metrics_enable setting is required, when metrics_list is given")
+    _metrics(values)
 
 
 def _check_ports(values: dict[str, Any]) -> None:
@@ -298,6 +301,17 @@ def _is_address(text: str) -> bool:
     return True
 
 
+def _metrics(values: dict[str, Any]) -> tuple[str, ...] | None:
+    """Return which of Model Server's metrics are wanted; ``None`` = nothing was said."""
+    if not values.get("metrics_enable"):
+        return None
+    listed = values.get("metrics_list", "")
+    try:
+        return metric_names([name.strip() for name in listed.split(",")] if listed else ())
+    except ConfigError as error:
+        raise UsageError(str(error)) from None
+
+
 # -- what it comes to ----------------------------------------------------------------------------
 
 
@@ -322,7 +336,10 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
         "poll_s": values.get("file_system_poll_wait_seconds", 1),
         "cache_dir": values.get("cache_dir", ""),
         "cpu_extension": values.get("cpu_extension", ""),
+        "metrics": _metrics(values),
+        "rest": bool(values.get("rest_port")),
     }
+    log_path = values.get("log_path")
     passed = {
         key: values.get(key)
         for key in ("data", "store", "durability", "max_resident_state", "log_form")
@@ -332,6 +349,7 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
         "host": host,
         "port": first,
         "extra_addresses": tuple(others) or None,
+        "log_path": Path(log_path).absolute() if log_path else None,
         "log_level": _LOG_LEVELS[values.get("log_level", "INFO")],
         "drain_timeout_s": values.get("drain_timeout"),
         "max_message_bytes": MOST_MESSAGE_BYTES,

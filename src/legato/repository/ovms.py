@@ -24,16 +24,17 @@ from legato.repository.ovms_folders import (
     served_versions,
     version_folder,
 )
-from legato.repository.ovms_schema import ConfigFile, ModelEntry
+from legato.repository.ovms_schema import DEFAULT_METRICS, METRICS, ConfigFile, ModelEntry
 from legato.repository.wanted import RepositoryError, Wanted, WantedModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 MOST_SEQUENCES: Final = 2**32 - 1
 TOO_MANY: Final = "Sequence max number parameter too high"
 NOT_STATEFUL: Final = "Stateful model config parameter used for non stateful model"
 NO_AUTO: Final = "Dynamic shape and dynamic batch size not supported for stateful models"
+BAD_METRIC: Final = "Invalid name in metrics_list"
 _SUB_OPTIONS = ("idle_sequence_cleanup", "low_latency_transformation", "max_sequence_number")
 _TRIES = 3
 _BETWEEN_TRIES_S = 0.01
@@ -49,6 +50,8 @@ class Options(BaseModel):
         poll_s: Seconds between looks at files; 0 = never.
         cache_dir: Where OpenVINO keeps compiled models.
         cpu_extension: Library with further operations.
+        metrics: Names of Model Server's metrics to offer; ``None`` = as the config file says.
+        rest: There is a port for REST, which metrics need.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -59,6 +62,8 @@ class Options(BaseModel):
     poll_s: float = Field(default=1.0, ge=0)
     cache_dir: str = ""
     cpu_extension: str = ""
+    metrics: tuple[str, ...] | None = None
+    rest: bool = True
 
 
 class OvmsRepository:
@@ -72,6 +77,31 @@ class OvmsRepository:
     def single(self) -> bool:
         """One model from the command line: without it there is nothing to serve."""
         return self._options.config_path is None
+
+    def metrics(self) -> tuple[str, ...]:
+        """Return which of Model Server's metrics are wanted, once for the life of a server.
+
+        Raises:
+            ConfigError: The config file asks for them wrongly, or the command line does, too.
+        """
+        path, given = self._options.config_path, self._options.metrics
+        if path is None:
+            return given or ()
+        try:
+            monitoring = read_config_file(path).monitoring
+        except RepositoryError as error:
+            raise ConfigError(error.message) from None
+        if monitoring is None:
+            return given or ()
+        where = {"file": str(path), "key": "monitoring.metrics"}
+        if given is not None:
+            raise ConfigError("metrics are asked for on the command line already", **where)
+        wanted = monitoring.metrics
+        if not wanted.enable:
+            return ()
+        if not self._options.rest:
+            raise ConfigError("Missing rest_port parameter in server CLI", **where)
+        return metric_names(wanted.metrics_list)
 
     def read(self) -> Wanted:
         """Say what is wanted now.
@@ -185,6 +215,19 @@ class OvmsRepository:
             "mapping": read_mapping(folder),
         }
         return {key: value for key, value in made.items() if value}
+
+
+def metric_names(listed: Iterable[str]) -> tuple[str, ...]:
+    """Check the names of a ``metrics_list``; an empty one means the usual metrics.
+
+    Raises:
+        ConfigError: One is unknown.
+    """
+    names = tuple(listed)
+    unknown = next((name for name in names if name not in METRICS), None)
+    if unknown is not None:
+        raise ConfigError(f"{BAD_METRIC}: {unknown}", fix=f"known are {', '.join(METRICS)}")
+    return names or DEFAULT_METRICS
 
 
 # -- checks ---------------------------------------------------------------------------------------

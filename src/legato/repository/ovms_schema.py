@@ -6,9 +6,20 @@ invalid. ``sequence_timeout_seconds`` is ours.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr
+
+DEFAULT_METRICS: Final = (
+    "ovms_current_requests", "ovms_requests_success", "ovms_requests_fail", "ovms_request_time_us",
+    "ovms_streams", "ovms_inference_time_us", "ovms_wait_for_infer_req_time_us",
+    # Of graphs, which are not served here: known names without a value.
+    "ovms_current_graphs", "ovms_requests_accepted", "ovms_requests_rejected", "ovms_graph_error",
+    "ovms_graph_processing_time_us", "ovms_responses",
+)  # fmt: skip
+"""What ``metrics_enable`` turns on."""
+METRICS: Final = (*DEFAULT_METRICS, "ovms_infer_req_queue_size", "ovms_infer_req_active")
+"""What ``metrics_list`` may name."""
 
 NotNegative = Annotated[StrictInt, Field(ge=0)]
 Property = StrictStr | StrictBool | StrictInt | StrictFloat

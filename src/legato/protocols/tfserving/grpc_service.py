@@ -12,28 +12,37 @@ from legato.protocols.rpc.service import Method, RpcError, Service, Status, unar
 from legato.protocols.tfserving import describe
 from legato.protocols.tfserving.errors import BAD_SIGNATURE, NO_SPEC, RefusalError
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
-from legato.protocols.tfserving.predict import Door, PredictCall, version_of
+from legato.protocols.tfserving.predict import (
+    METADATA,
+    STATUS,
+    Door,
+    PredictCall,
+    version_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from legato.protocols.rpc.service import Call
-    from legato.protocols.tfserving.ports import CatalogPort, EnginePort
+    from legato.protocols.tfserving.ports import CatalogPort, CountsPort, EnginePort
 
 PREDICTION: Final = "tensorflow.serving.PredictionService"
 MODEL: Final = "tensorflow.serving.ModelService"
 _OTHERS: Final = ("Classify", "Regress", "MultiInference")
 
 
-def services(engine: EnginePort, catalog: CatalogPort) -> tuple[Service, ...]:
+def services(
+    engine: EnginePort, catalog: CatalogPort, counts: CountsPort | None = None
+) -> tuple[Service, ...]:
     """Return the services, ready to be registered.
 
     Args:
         engine: Where steps go.
         catalog: What is served.
+        counts: Counts requests, if anybody wants to know.
     """
-    door = Door(engine, catalog)
-    asking = _Queries(catalog)
+    door = Door(engine, catalog, counts)
+    asking = _Queries(door)
     prediction = {
         "Predict": Method(partial(PredictCall, door), False, False),
         "GetModelMetadata": _query(pb.GetModelMetadataRequest, asking.metadata),
@@ -52,8 +61,9 @@ def services(engine: EnginePort, catalog: CatalogPort) -> tuple[Service, ...]:
 class _Queries:
     """The methods that only ask."""
 
-    def __init__(self, catalog: CatalogPort) -> None:
-        self._catalog = catalog
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._catalog = door.catalog
 
     def metadata(self, request: pb.GetModelMetadataRequest) -> pb.GetModelMetadataResponse:
         if not request.HasField("model_spec"):
@@ -61,14 +71,17 @@ class _Queries:
         if list(request.metadata_field) != [describe.SIGNATURE]:
             raise BAD_SIGNATURE.refusal()
         spec = request.model_spec
-        model = describe.find(self._catalog, spec.name, version_of(spec))
-        return describe.metadata(model)
+        version = version_of(spec)
+        with self._door.counting(METADATA, spec.name, version):
+            return describe.metadata(describe.find(self._catalog, spec.name, version))
 
     def status(self, request: pb.GetModelStatusRequest) -> pb.GetModelStatusResponse:
         if not request.HasField("model_spec"):
             raise NO_SPEC.refusal()
         spec = request.model_spec
-        return describe.status(self._catalog, spec.name, version_of(spec))
+        version = version_of(spec)
+        with self._door.counting(STATUS, spec.name, version):
+            return describe.status(self._catalog, spec.name, version)
 
 
 def _query(kind: type[Message], fn: Callable[[Any], Message]) -> Method:

@@ -45,6 +45,16 @@ class EnginePort(Protocol):
         """Why no further sequence of a model may be made; ``None`` = it may."""
 
 
+class CountsPort(Protocol):
+    """Counts requests, on a server that was asked for Model Server's metrics."""
+
+    def count(self, method: str, name: str, version: str, *, ok: bool) -> None:
+        """Count a request."""
+
+    def took(self, name: str, version: str, seconds: float) -> None:
+        """Note how long a request took that went well."""
+
+
 class CatalogPort(Protocol):
     """What is served, what was, and what should be."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager, suppress
 from functools import partial
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import DecodeError
@@ -21,12 +23,18 @@ from legato.protocols.tfserving.errors import (
 from legato.protocols.tfserving.gen import tfserving_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from legato.core.types import Signature
     from legato.protocols.rpc.service import Call
-    from legato.protocols.tfserving.ports import CatalogPort, EnginePort, ServedModel
+    from legato.protocols.tfserving.ports import (
+        CatalogPort,
+        CountsPort,
+        EnginePort,
+        ServedModel,
+    )
 
+METADATA, STATUS = "GetModelMetadata", "GetModelStatus"
 STEP = "legato-step"
 REPLAYED = "legato-replayed"
 MOST_LOOKS = 100
@@ -37,13 +45,16 @@ Outcome = Reply | ServerError
 
 
 class Door:
-    """What all calls share: the engine and what it serves."""
+    """What all calls share: the engine, what it serves, and who counts requests, if anybody."""
 
-    __slots__ = ("catalog", "engine")
+    __slots__ = ("catalog", "counts", "engine")
 
-    def __init__(self, engine: EnginePort, catalog: CatalogPort) -> None:
+    def __init__(
+        self, engine: EnginePort, catalog: CatalogPort, counts: CountsPort | None = None
+    ) -> None:
         self.engine = engine
         self.catalog = catalog
+        self.counts = counts
 
     def fill(self, step: Step, model: ServedModel, fill: Callable[[Step, Signature], int]) -> int:
         """Fill a step by the signature of its model; return its number of rows.
@@ -75,6 +86,37 @@ class Door:
             self.engine.submit(step)
         else:
             _Rows(self.engine, step, model.signature, rows).submit()
+
+    def answered(self, reply: Reply, model: str, began: float) -> None:
+        """Count a Predict that went well; only where somebody counts."""
+        if self.counts is not None:
+            self.counts.count("Predict", model, reply.version, ok=True)
+            self.counts.took(model, reply.version, perf_counter() - began)
+
+    def refused(self, method: str, model: str, version: str) -> None:
+        """Count a request that was refused, if there is a model to count it for."""
+        self._count(method, model, version, ok=False)
+
+    @contextmanager
+    def counting(self, method: str, model: str, version: str) -> Iterator[None]:
+        """Count a question by how it ends."""
+        try:
+            yield
+        except RefusalError:
+            self.refused(method, model, version)
+            raise
+        self._count(method, model, version, ok=True)
+
+    def _count(self, method: str, model: str, version: str, *, ok: bool) -> None:
+        if self.counts is None:
+            return
+        if method == STATUS:  # is asked of versions that are not served, too
+            if self.catalog.known(model):
+                self.counts.count(method, model, "", ok=ok)
+            return
+        with suppress(RefusalError):
+            found = describe.find(self.catalog, model, version, lingering=True)
+            self.counts.count(method, model, found.version, ok=ok)
 
 
 class _Rows:
@@ -152,6 +194,25 @@ class _PredictStep(Step):
         self.call.finish(what.status, what.message, what.extra)
 
 
+class _CountedStep(_PredictStep):
+    """The same, where requests are counted."""
+
+    def __init__(self, door: Door, call: Call) -> None:
+        super().__init__(door, call)
+        self.began = perf_counter()
+
+    def done(self, outcome: Outcome) -> None:
+        """Answer the call, and count it."""
+        if isinstance(outcome, Reply) and not self.call.closed:
+            self.door.answered(outcome, self.model, self.began)
+        super().done(outcome)
+
+    def refuse(self, error: ServerError | RefusalError) -> None:
+        """Answer the call with an error, and count it."""
+        self.door.refused("Predict", self.model, self.version)
+        super().refuse(error)
+
+
 class PredictCall:
     """Handler of one Predict call."""
 
@@ -159,7 +220,8 @@ class PredictCall:
 
     def __init__(self, door: Door, call: Call) -> None:
         self._engine = door.engine
-        self._step = _PredictStep(door, call)
+        kind = _PredictStep if door.counts is None else _CountedStep
+        self._step = kind(door, call)
         self._submitted = False
 
     def message(self, data: bytes) -> None:

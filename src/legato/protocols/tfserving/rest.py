@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -32,7 +33,9 @@ from legato.protocols.tfserving.errors import (
 )
 from legato.protocols.tfserving.predict import (
     BETWEEN_LOOKS_S,
+    METADATA,
     MOST_LOOKS,
+    STATUS,
     STEP,
     Door,
     reply_headers,
@@ -44,7 +47,12 @@ if TYPE_CHECKING:
 
     from starlette.types import Receive, Scope, Send
 
-    from legato.protocols.tfserving.ports import CatalogPort, EnginePort, ServedModel
+    from legato.protocols.tfserving.ports import (
+        CatalogPort,
+        CountsPort,
+        EnginePort,
+        ServedModel,
+    )
 
 MAX_BODY_BYTES: Final = 1024**3
 CONFIG_FAILED: Final = "Reloading config file failed. Check server logs for more info."
@@ -60,16 +68,21 @@ _RELOAD_TEXTS: Final = {"config": CONFIG_FAILED, "models": MODELS_FAILED, "missi
 
 
 def routes(
-    engine: EnginePort, catalog: CatalogPort, *, max_body_bytes: int = MAX_BODY_BYTES
+    engine: EnginePort,
+    catalog: CatalogPort,
+    counts: CountsPort | None = None,
+    *,
+    max_body_bytes: int = MAX_BODY_BYTES,
 ) -> list[Route]:
     """Return the routes below ``/v1``; the last one refuses what is not there.
 
     Args:
         engine: Where steps go.
         catalog: What is served.
+        counts: Counts requests, if anybody wants to know.
         max_body_bytes: Largest body, also after decompression.
     """
-    site = _Site(Door(engine, catalog), max_body_bytes)
+    site = _Site(Door(engine, catalog, counts), max_body_bytes)
     # The whole tree is one application: which answer a wrong path or method gets is part of
     # the protocol.
     return [Route("/v1/{rest:path}", site)]
@@ -124,9 +137,12 @@ class _Site:
             _allow(request, "POST")
             raise NO_RESOURCE.refusal()
         _allow(request, "GET")
+        catalog = self.door.catalog
         if action is None:
-            return _json(describe.status_json(describe.status(self.door.catalog, name, version)))
-        return _json(describe.metadata_json(describe.find(self.door.catalog, name, version)))
+            with self.door.counting(STATUS, name, version):
+                return _json(describe.status_json(describe.status(catalog, name, version)))
+        with self.door.counting(METADATA, name, version):
+            return _json(describe.metadata_json(describe.find(catalog, name, version)))
 
     async def _reload(self) -> Response:
         """Serve what the config file says now."""
@@ -146,6 +162,7 @@ class _Site:
         try:
             return await self._run(request, step)
         except (RpcError, ServerError, RefusalError) as error:
+            self.door.refused("Predict", name, step.version)
             what = failure(error, step, self.door.engine)
             return _json({"error": what.message}, what.http_status, what.headers())
 
@@ -159,6 +176,7 @@ class _Site:
         return describe.find(self.door.catalog, step.model, step.version, lingering=True)
 
     async def _run(self, request: Request, step: Step) -> Response:
+        began = perf_counter()
         headers = request.headers
         packed = await read_body(request.receive, headers.get("content-length"), self.limit)
         data = await decompress(packed, headers.get("content-encoding"), self.limit)
@@ -181,6 +199,7 @@ class _Site:
             raise
         if not isinstance(outcome, Reply):
             raise outcome
+        self.door.answered(outcome, step.model, began)
         found = write_reply(outcome, rows=body.rows)
         return Response(found, 200, dict(reply_headers(outcome)), "application/json")
 
