@@ -34,6 +34,12 @@ class Both(io.TextIOBase):
             self._file.flush()
         sys.stderr.flush()
 
+    def close(self) -> None:
+        """Close the file."""
+        super().close()
+        with suppress(OSError):
+            self._file.close()
+
     def isatty(self) -> bool:
         """Tell that this is no terminal: what is in the file has no colours."""
         return False

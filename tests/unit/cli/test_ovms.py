@@ -11,6 +11,7 @@ import typer
 from legato.cli import ovms
 from legato.cli.ovms import FLAGS, UsageError, check, ignored, parse, settings_of
 from legato.repository.ovms import Options
+from legato.repository.ovms_schema import DEFAULT_METRICS, METRICS
 from legato.settings import from_environment
 
 ONE = ["--model_name", "m", "--model_path", "/models/m", "--port", "9000"]
@@ -154,6 +155,10 @@ CORES = os.cpu_count() or 1
             "metrics_enable setting is required, when metrics_list is given",
         ),
         (
+            [*FROM_FILE, "--metrics_enable", "--metrics_list", "ovms_streams,ovms_nonsense"],
+            f"Invalid name in metrics_list: ovms_nonsense\n  fix: known are {', '.join(METRICS)}",
+        ),
+        (
             [*ONE, "--cpu_extension", "/nowhere.so"],
             ("File path provided as an --cpu_extension parameter does not exist in the "
             "filesystem: /nowhere.so"),
@@ -254,6 +259,31 @@ def test_options_of_the_one_model() -> None:
         "plugin_config": {"NUM_STREAMS": 1}, "model_version_policy": {"all": {}},
         "sequence_timeout_seconds": 60,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("flags", "metrics"),
+    [
+        ((), None),
+        (("--metrics_enable=false",), None),
+        (("--metrics_enable",), DEFAULT_METRICS),
+        (
+            ("--metrics_enable", "--metrics_list", "ovms_streams, ovms_infer_req_active"),
+            ("ovms_streams", "ovms_infer_req_active"),
+        ),
+    ],
+)
+def test_metrics_of_model_server_are_chosen(flags, metrics) -> None:
+    """Nothing said, the usual ones, or those that are listed."""
+    assert options(*FROM_FILE, *flags).metrics == metrics
+
+
+def test_a_log_file_is_absolute(tmp_path, monkeypatch) -> None:
+    """The serving process may stand elsewhere."""
+    monkeypatch.chdir(tmp_path)
+
+    assert settings(*ONE, "--log_path", "ovms.log").log_path == tmp_path / "ovms.log"
+    assert settings(*ONE).log_path is None
 
 
 def test_options_of_the_server() -> None:

@@ -9,7 +9,7 @@ import pytest
 from legato.core.errors import ConfigError
 from legato.repository.ovms import Options, OvmsRepository, idle_timeout_s, read_config_file
 from legato.repository.ovms_folders import find_files, find_versions, served_versions
-from legato.repository.ovms_schema import ModelEntry, VersionPolicy
+from legato.repository.ovms_schema import DEFAULT_METRICS, ModelEntry, VersionPolicy
 from legato.repository.wanted import RepositoryError
 
 NOT_STATEFUL = "Stateful model config parameter used for non stateful model"
@@ -34,14 +34,60 @@ def models(tmp_path):
 def repository(tmp_path):
     """Write a config file with these entries; the repository that reads it."""
 
-    def repository(*entries, cleaner_minutes=5, **top):
+    def repository(*entries, cleaner_minutes=5, said=None, **top):
         path = tmp_path / "config.json"
         whole = {"model_config_list": [{"config": entry} for entry in entries], **top}
         path.write_text(json.dumps(whole))
-        options = Options(config_path=path, cleaner_minutes=cleaner_minutes)
+        options = Options(config_path=path, cleaner_minutes=cleaner_minutes, **(said or {}))
         return OvmsRepository(options)
 
     return repository
+
+
+# -- metrics --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("top", "said", "metrics"),
+    [
+        ({}, {}, ()),
+        ({}, {"metrics": ("ovms_streams",)}, ("ovms_streams",)),
+        ({"monitoring": {"metrics": {"enable": False}}}, {}, ()),
+        ({"monitoring": {"metrics": {"enable": True}}}, {}, DEFAULT_METRICS),
+        (
+            {"monitoring": {"metrics": {"enable": True, "metrics_list": ["ovms_streams"]}}},
+            {},
+            ("ovms_streams",),
+        ),
+    ],
+)
+def test_metrics_are_asked_for_by_flags_or_by_the_file(repository, top, said, metrics) -> None:
+    """By one of them."""
+    assert repository(said=said, **top).metrics() == metrics
+
+
+@pytest.mark.parametrize(
+    ("metrics", "said", "text"),
+    [
+        (
+            {"enable": True, "metrics_list": ["ovms_nonsense"]},
+            {},
+            "Invalid name in metrics_list: ovms_nonsense",
+        ),
+        ({"enable": True}, {"rest": False}, "Missing rest_port parameter in server CLI"),
+        (
+            {"enable": True},
+            {"metrics": ("ovms_streams",)},
+            "metrics are asked for on the command line already",
+        ),
+    ],
+)
+def test_metrics_that_cannot_be_had_are_an_error_of_the_start(
+    repository, metrics, said, text
+) -> None:
+    """Wrong names, no port to offer them on, and flags beside the file."""
+    with pytest.raises(ConfigError, match=text):
+        repository(said=said, monitoring={"metrics": metrics}).metrics()
 
 
 # -- what becomes of an entry --------------------------------------------------------------------

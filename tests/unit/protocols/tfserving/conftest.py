@@ -97,6 +97,21 @@ def served(name: str, signature: Signature, version: str = "1") -> Any:
     )
 
 
+class FakeCounts:
+    """Keeps what is counted."""
+
+    def __init__(self) -> None:
+        self.counted: list[tuple[str, str, str, bool]] = []
+        self.timed: list[tuple[str, str]] = []
+
+    def count(self, method: str, name: str, version: str, *, ok: bool) -> None:
+        self.counted.append((method, name, version, ok))
+
+    def took(self, name: str, version: str, seconds: float) -> None:
+        assert seconds >= 0
+        self.timed.append((name, version))
+
+
 class FakeCall:
     """Keeps what is sent."""
 
@@ -194,6 +209,11 @@ def engine() -> FakeEngine:
 @pytest.fixture
 def catalog() -> FakeCatalog:
     return FakeCatalog()
+
+
+@pytest.fixture
+def counts() -> FakeCounts:
+    return FakeCounts()
 
 
 @pytest.fixture

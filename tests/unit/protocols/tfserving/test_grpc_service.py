@@ -20,11 +20,11 @@ from legato.protocols.tfserving.grpc_service import MODEL, PREDICTION, services
 
 
 @pytest.fixture
-def ask(engine, catalog, kit):
+def ask(engine, catalog, kit, counts):
     """Call a method with a message; the finished call."""
     methods = {
         f"{service.name}/{name}": method
-        for service in services(engine, catalog)
+        for service in services(engine, catalog, counts)
         for name, method in service.methods.items()
     }
 
@@ -52,6 +52,48 @@ def test_predict_answers_with_outputs_and_id(ask, engine, kit) -> None:
     assert call.status is Status.OK
     assert set(answer.outputs) == {"y", "sequence_id"}
     assert call.headers == {"legato-step": "3"}
+
+
+def test_requests_are_counted_by_how_they_end(ask, engine, kit, counts) -> None:
+    """Refused before the engine or by it; not where there is no model to count them for."""
+    engine.answer = kit.reply()
+    ask(PREDICT, kit.start(7))
+    engine.answer = UnknownSequenceError(7)
+    ask(PREDICT, kit.start(7))
+    ask(PREDICT, kit.start(7, sequence_id=kit.values("uint64_val", 7, shape=(2,))))
+    ask(PREDICT, kit.request("nobody"))
+    ask(f"{PREDICTION}/GetModelMetadata", metadata_request())
+    ask(f"{MODEL}/GetModelStatus", status_request("gone"))
+
+    assert counts.counted == [
+        ("Predict", "summator", "1", True),
+        ("Predict", "summator", "1", False),
+        ("Predict", "summator", "1", False),
+        ("GetModelMetadata", "summator", "1", True),
+        ("GetModelStatus", "gone", "", True),
+    ]
+    assert counts.timed == [("summator", "1")]
+
+
+@pytest.fixture
+def uncounted(engine, catalog, kit):
+    """Predict on a server that counts nothing."""
+    method = services(engine, catalog)[0].methods["Predict"]
+
+    def uncounted(message):
+        call = kit.Call()
+        method.factory(call).message(message.SerializeToString())
+        return call
+
+    return uncounted
+
+
+def test_a_server_that_counts_nothing_answers_all_the_same(uncounted, engine, kit) -> None:
+    """The usual one."""
+    engine.answer = kit.reply()
+
+    assert uncounted(kit.start(7)).status is Status.OK
+    assert uncounted(kit.request("nobody")).status is Status.NOT_FOUND
 
 
 def test_predict_tells_a_repeat(ask, engine, kit) -> None:

@@ -44,9 +44,9 @@ class Client:
 
 
 @pytest.fixture
-def client(engine, catalog, kit):
+def client(engine, catalog, kit, counts):
     engine.answer = lambda step: kit.reply(name=step.correlation_id or 1)
-    return Client(Starlette(routes=routes(engine, catalog, max_body_bytes=100_000)))
+    return Client(Starlette(routes=routes(engine, catalog, counts, max_body_bytes=100_000)))
 
 
 @pytest.fixture
@@ -60,6 +60,27 @@ def post(client):
 
 def column(**special):
     return {"inputs": {"x": X, **special}}
+
+
+def test_requests_are_counted_by_how_they_end(client, post, counts) -> None:
+    """Refused ones too, where there is a model to count them for."""
+    post(column(sequence_id=[1], sequence_control_input=[1]))
+    post(column())
+    post(b"no json")
+    post(column(), "/v1/models/nobody:predict")
+    client.get("/v1/models/summator")
+    client.get("/v1/models/nobody")
+    client.get("/v1/models/dummy/versions/1/metadata")
+    client.get("/v1/models/gone/metadata")
+
+    assert counts.counted == [
+        ("Predict", "summator", "1", True),
+        ("Predict", "summator", "1", False),
+        ("Predict", "summator", "1", False),
+        ("GetModelStatus", "summator", "", True),
+        ("GetModelMetadata", "dummy", "1", True),
+    ]
+    assert counts.timed == [("summator", "1")]
 
 
 # -- both forms ----------------------------------------------------------------------------------
