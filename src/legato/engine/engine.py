@@ -91,6 +91,7 @@ class Engine:
     Attributes:
         observers: Told of every batch that was committed, before its replies leave; each
             must return at once. None by default, and then they cost nothing.
+        decoupled: Names of models that may answer a step any number of times.
     """
 
     def __init__(
@@ -114,6 +115,7 @@ class Engine:
         self.on_fatal = on_fatal or _die
         self._writable = True
         self.tables: dict[str, Model] = {}
+        self.decoupled: set[str] = set()
         self.unanswered = 0
         self.residence = Residence(max_resident_bytes)
         self.loop: asyncio.AbstractEventLoop
@@ -200,6 +202,7 @@ class Engine:
                 fix="serve it under another name",
             )
         model.add(handle)
+        (self.decoupled.add if config.decoupled else self.decoupled.discard)(config.name)
         if old is not None:
             await self._let_go(model, [old], keep_sequences=keep_sequences)
         self.admission.room_was_made(model)  # the limit may have grown

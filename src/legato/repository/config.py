@@ -154,6 +154,11 @@ class ModelConfig(_Strict):
         """How steps are recorded, where they are."""
         return self.record if isinstance(self.record, RecordConfig) else RecordConfig()
 
+    @property
+    def decoupled(self) -> bool:
+        """Whether a request may get any number of answers (Triton's transaction policy)."""
+        return bool(self.origin.get("model_transaction_policy", {}).get("decoupled"))
+
     @model_validator(mode="after")
     def _has_an_instance(self) -> Self:
         if self.runtime == "torchserve":
