@@ -17,6 +17,7 @@ from starlette.routing import Route
 
 from legato.core.errors import ConfigError
 from legato.engine.catalog import Catalog
+from legato.engine.control import Controlled
 from legato.engine.engine import Engine
 from legato.engine.follower import Follower, load_model
 from legato.engine.garbage import Garbage
@@ -36,7 +37,7 @@ from legato.protocols.tfserving import grpc_service as tfserving_service
 from legato.protocols.tfserving import rest as tfserving_rest
 from legato.protocols.torchserve import front as torchserve
 from legato.recorder.recorder import Recorder
-from legato.repository import ovms
+from legato.repository import ovms, triton
 from legato.repository.loader import load_paths
 from legato.stores.registry import open_store
 from legato.ui import status
@@ -83,7 +84,7 @@ class Server:
         self.garbage = Garbage()
         self.recorder = Recorder(self.engine, options.data)
         repository = _ovms_repository(options)
-        self.catalog = _catalog(self.engine, repository)
+        self.catalog = _catalog(self.engine, repository, options)
         self.ovms_metrics = repository.metrics() if repository is not None else ()
         self.requests = ovms_metrics.Requests() if self.ovms_metrics else None
         self.api = Api(self.engine, self.recorder)
@@ -100,7 +101,8 @@ class Server:
     def ready(self) -> bool:
         """Whether new work is taken: not while the store cannot write."""
         engine = self.engine
-        return engine.ready and not engine.draining and engine.store.statistics().writable
+        working = engine.ready and not engine.draining and engine.store.statistics().writable
+        return working and self.catalog.complete
 
     async def start(self) -> None:
         """Load every model.
@@ -188,8 +190,18 @@ def _ovms_repository(options: ServerSettings) -> ovms.OvmsRepository | None:
     return ovms.OvmsRepository(ovms.Options.model_validate(options.ovms))
 
 
-def _catalog(engine: Engine, repository: ovms.OvmsRepository | None) -> Catalog:
+def _catalog(
+    engine: Engine, repository: ovms.OvmsRepository | None, options: ServerSettings
+) -> Catalog:
     """Return what knows the models: the engine, or a repository that is followed."""
+    if options.triton is not None:
+        asked = triton.Options.model_validate(options.triton)
+        return Controlled(
+            engine,
+            triton.TritonRepository(asked),
+            strict=asked.exit_on_error,
+            ready_without=not asked.strict_readiness,
+        )
     if repository is None:
         return Catalog(engine)
     return Follower(engine, repository, strict=repository.single)

@@ -57,6 +57,8 @@ class ServerSettings(BaseModel):
         extra_ports: Further ports of the same server.
         extra_addresses: Further addresses to listen on, each with its port.
         ovms: What ``legato ovms`` was asked for, see :class:`legato.repository.ovms.Options`.
+        triton: What ``legato triton`` was asked for, see
+            :class:`legato.repository.triton.options.Options`.
         torchserve: What ``legato torchserve`` was asked for, see
             :class:`legato.protocols.torchserve.front.Options`.
         data: Folder of the store; ``None`` only for ``memory``.
@@ -84,6 +86,7 @@ class ServerSettings(BaseModel):
     extra_ports: tuple[Port, ...] = ()
     extra_addresses: tuple[tuple[str, Port], ...] = ()
     ovms: dict[str, Any] | None = None
+    triton: dict[str, Any] | None = None
     torchserve: dict[str, Any] | None = None
     data: Path | None = None
     store: Literal["memory", "log", "sqlite"] = "log"

@@ -29,6 +29,7 @@ COMMANDS: Final = {
     ),
     "ovms": ("legato.cli.ovms", "Serve by the command line of OpenVINO Model Server."),
     "torchserve": ("legato.cli.torchserve", "Serve by the command line of TorchServe."),
+    "triton": ("legato.cli.triton", "Serve by the command line of Triton Inference Server."),
     "bench": ("legato.cli.bench", "Measure a KServe v2 server under load."),
 }
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from legato.core.errors import (
-    ClientError,
     InstanceGoneError,
     ModelError,
     PoisonError,
@@ -257,9 +257,8 @@ def _has_begun(info: RowInfo) -> bool:
 def _as_id(correlation_id: int | str, dtype: str) -> Any:
     if dtype == "object":
         return str(correlation_id).encode()
-    if isinstance(correlation_id, str):
-        msg = f"the model takes the correlation id as {dtype}; {correlation_id!r} is text"
-        raise ClientError(msg)
+    if isinstance(correlation_id, str):  # always the same number for the same text
+        correlation_id = xxh3_64_intdigest(correlation_id.encode())
     bits = np.dtype(dtype).itemsize * 8
     low = correlation_id & ((1 << bits) - 1)
     signed = np.dtype(dtype).kind == "i" and low >= 1 << (bits - 1)

@@ -27,6 +27,7 @@ class VersionState(enum.Enum):
     AVAILABLE = "available"
     FAILED = "failed"
     RETIRED = "retired"
+    UNLOADING = "unloading"
 
 
 class Known(NamedTuple):
@@ -107,6 +108,7 @@ _STATES = {
     VersionState.AVAILABLE: "READY",
     VersionState.FAILED: "UNAVAILABLE",
     VersionState.RETIRED: "UNAVAILABLE",
+    VersionState.UNLOADING: "UNLOADING",
 }
 
 
@@ -118,6 +120,11 @@ class Catalog:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} models={len(self.names())}>"
+
+    @property
+    def complete(self) -> bool:
+        """All that should be served is; the server is not ready before."""
+        return True
 
     def find(self, name: str, version: str = "", *, lingering: bool = False) -> ModelHandle:
         """Find a version that takes steps.

@@ -46,6 +46,7 @@ class Follower(Catalog):
         self._repository = repository
         self._known: dict[str, dict[str, Known]] = {}
         self._stateful: dict[str, bool] = {}
+        self._stamps: dict[tuple[str, str], bytes] = {}
         self._changing = asyncio.Lock()
         self._seen = b""
         self._watching: asyncio.Task[None] | None = None
@@ -160,8 +161,13 @@ class Follower(Catalog):
         for version, problem in model.problems.items():
             self._failed(name, version, problem, failures)
         for version, config in model.versions.items():
-            if version not in served or served[version].config != config:
-                changed |= await self._load(config, failures)
+            stamp = model.stamps.get(version, b"")
+            same = version in served and self._stamps.get((name, version), b"") == stamp
+            if same and served[version].config == config:
+                continue
+            if await self._load(config, failures):
+                self._stamps[name, version] = stamp
+                changed = True
         gone = [version for version in self._served(name) if version not in model.versions]
         if gone and not (model.versions and all(v in gone for v in self._served(name))):
             changed |= await self._take_away(name, gone)

@@ -69,7 +69,7 @@ class ModelHandle:
         self.statistics = ModelStatistics()
         self.receipts = ReplyEncoder()
         self.serving = True
-        self.stateful = bool(self.signature.states)
+        self.stateful = bool(self.signature.states) or config.sequenced
         self.asks = self.signature.asks
         self.parts = self.asks or config.runtime == "torchserve"
         self.pinned: dict[SequenceKey, bytes] | None = None

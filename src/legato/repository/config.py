@@ -27,6 +27,12 @@ class InputConfig(_Strict):
     scalar: bool = Field(default=False, description="no batch axis; rows of a batch must agree")
     default: Any = None
     optional: bool = False
+    from_client: bool = Field(
+        default=False, description="clients send it: it is never taken for a state"
+    )
+    reshape: list[int] | None = Field(
+        default=None, description="the model's own row shape, where clients see 'shape'"
+    )
     control: Literal["start", "not_start", "end", "ready", "correlation_id"] | None = None
     control_values: list[Any] = Field(default=[0, 1], min_length=2, max_length=2)
 
@@ -37,6 +43,9 @@ class OutputConfig(_Strict):
     dtype: str | None = None
     shape: list[int] | None = None
     batch_axis: int | None = None
+    reshape: list[int] | None = Field(
+        default=None, description="the model's own row shape, where clients see 'shape'"
+    )
 
 
 class StateConfig(_Strict):
@@ -53,7 +62,13 @@ class StateConfig(_Strict):
     size: int = 0
     append_new_only: bool = False
     max_length: int = 0
-    initial: Any = Field(default=None, description="number, nested list, or path of a .npy file")
+    initial: Any = Field(
+        default=None,
+        description="number, nested list, or path of a .npy file (another file: raw values)",
+    )
+    first_shape: list[int] | None = Field(
+        default=None, description="row shape of the first value, where sizes vary; they begin as 0"
+    )
 
 
 class SequenceConfig(_Strict):
@@ -68,6 +83,9 @@ class SequenceConfig(_Strict):
     max_queued_steps: int = Field(default=64, ge=1)
     receipts: int = Field(default=1, ge=1, le=1024)
     dedupe: Literal["none", "request_id"] = "none"
+    iterative: bool = Field(
+        default=False, description="each request is a sequence: the model may run it again"
+    )
 
 
 class RecordConfig(_Strict):
@@ -94,12 +112,50 @@ class WorkerConfig(_Strict):
     )
 
 
+class QueuePolicy(_Strict):
+    """How long steps of a model without state may wait to be run, and how many."""
+
+    timeout_s: float = Field(default=0.0, ge=0, description="0 = no limit")
+    on_timeout: Literal["reject", "delay"] = Field(
+        default="reject", description="delay: run it after all that are in time"
+    )
+    client_may_say: bool = Field(default=False, description="a request may name its own timeout")
+    max_size: int = Field(default=0, ge=0, description="most waiting steps, 0 = no limit")
+
+
+class QueueConfig(_Strict):
+    """Priorities and time limits of the steps of a model without state."""
+
+    levels: int = Field(default=0, ge=0, description="1 is the highest; 0 = no priorities")
+    default_level: int = Field(default=0, ge=0)
+    default: QueuePolicy = QueuePolicy()
+    by_level: dict[int, QueuePolicy] = {}
+
+
+class WarmupInput(_Strict):
+    """What one input gets in a warm-up: zeros, random values, or the bytes of a file."""
+
+    dtype: str
+    shape: list[int]
+    random: bool = False
+    file: Path | None = None
+
+
+class WarmupConfig(_Strict):
+    """Model calls made at load, before the first step is taken."""
+
+    name: str = ""
+    rows: int = Field(default=1, ge=1)
+    calls: int = Field(default=1, ge=1)
+    inputs: dict[str, WarmupInput] = {}
+
+
 class ModelConfig(_Strict):
     """A model to serve."""
 
     name: str = Field(min_length=1, max_length=200)
     version: str = "1"
-    runtime: Literal["onnx", "python", "openvino", "torch", "torchserve"] = "onnx"
+    runtime: Literal["onnx", "python", "openvino", "torch", "torchserve", "triton_python"] = "onnx"
     file: Path | None = Field(default=None, description="model file, absolute once loaded")
     entry: str | None = Field(default=None, description="python: 'file.py:Class'")
     files: list[Path] = Field(
@@ -118,6 +174,10 @@ class ModelConfig(_Strict):
     wait_for: Literal["any", "live"] = Field(
         default="any", description="live: a delay waits only for sequences that live now"
     )
+    preserve_order: bool = Field(
+        default=False, description="answers leave in the order in which the steps came"
+    )
+    queue: QueueConfig | None = None
     max_queued: int = Field(default=100_000, ge=1)
     instances: int = Field(
         default=1, ge=0, le=64, description="0 only for workers that are added later"
@@ -135,7 +195,17 @@ class ModelConfig(_Strict):
     outputs: dict[str, OutputConfig] = {}
     states: list[StateConfig] | None = Field(default=None, description="None = discover")
     discover: bool = True
+    only_named_inputs: bool = Field(
+        default=False, description="the config names every input that clients send"
+    )
+    only_named_outputs: bool = Field(
+        default=False, description="outputs that the config does not name are not served"
+    )
+    sequenced: bool = Field(
+        default=False, description="steps belong to sequences also where nothing is carried"
+    )
     sequences: SequenceConfig = SequenceConfig()
+    warmup: list[WarmupConfig] = []
     record: bool | RecordConfig = Field(
         default=False, description="write the steps of every sequence to the data folder"
     )

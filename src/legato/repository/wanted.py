@@ -34,6 +34,8 @@ class WantedModel:
         versions: Those to serve, by version name, oldest first.
         others: Those that are there and not to be served, unless sequences live on them.
         problems: Versions that cannot even be configured, and why.
+        stamps: Bytes that change when the files of a version do; where there are none, a
+            version is loaded again only if its config changes.
     """
 
     name: str
@@ -41,6 +43,7 @@ class WantedModel:
     versions: Mapping[str, ModelConfig]
     others: Mapping[str, ModelConfig] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    stamps: Mapping[str, bytes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +74,25 @@ class Repository(Protocol):
 
     def fingerprint(self) -> bytes:
         """Return bytes that change when ``read`` may give something else. Blocking."""
+
+
+class ControlledRepository(Repository, Protocol):
+    """One whose models clients may ask for."""
+
+    explicit: bool
+
+    def names(self) -> list[str]:
+        """All models that are there, wanted or not. Blocking."""
+
+    def ask(
+        self, name: str, config: str | None = None, files: Mapping[str, bytes] = ...
+    ) -> WantedModel:
+        """Want a model from now on, as it is or as a client says. Blocking.
+
+        Raises:
+            KeyError: There is no such model.
+            RepositoryError, ConfigError: It cannot be served so.
+        """
+
+    def forget(self, name: str) -> None:
+        """Want a model no more."""

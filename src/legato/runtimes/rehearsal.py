@@ -154,10 +154,10 @@ class Rehearsal:
         if spec.rule is UpdateRule.WRITE_ONCE and spec.output is None:
             shape = tuple(self.size if dim == -1 else dim for dim in spec.shape)
             return self._random(spec.dtype, shape)
-        shape = tuple(max(dim, 0) for dim in spec.shape)
         if spec.initial is None:
-            return np.zeros(shape, spec.dtype)
-        return np.broadcast_to(np.asarray(spec.initial, spec.dtype), shape).copy()
+            nothing: Any = b"" if spec.dtype == "object" else 0
+            return np.full(spec.first_shape, nothing, spec.dtype)
+        return np.broadcast_to(np.asarray(spec.initial, spec.dtype), spec.first_shape).copy()
 
 
 def _kept(result: StepResult) -> StepResult:

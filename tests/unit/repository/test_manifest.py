@@ -38,7 +38,7 @@ def refusal(folder: Path, text: str) -> ConfigError:
             "outputs: {y: {zzz: 1}}",
             1,
             "outputs.y.zzz",
-            "the keys here are dtype, shape, batch_axis",
+            "the keys here are dtype, shape, batch_axis, reshape",
         ),
     ],
 )

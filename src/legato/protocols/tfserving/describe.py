@@ -36,6 +36,7 @@ _STATES = {
     VersionState.AVAILABLE: (pb.ModelVersionStatus.AVAILABLE, pb.StatusProto.OK),
     VersionState.FAILED: (pb.ModelVersionStatus.LOADING, pb.StatusProto.UNKNOWN),
     VersionState.RETIRED: (pb.ModelVersionStatus.END, pb.StatusProto.OK),
+    VersionState.UNLOADING: (pb.ModelVersionStatus.UNLOADING, pb.StatusProto.OK),
 }
 
 

@@ -103,6 +103,8 @@ def make_plan(config: ModelConfig, file: str, graph: Graph, structure: Structure
     taken = {c.config.input for c in carried if c.config.rule != "window"}
     optional = [t for t in graph.optional if t.name in config.inputs]
     free = [t for t in (*graph.inputs, *optional) if t.name not in taken]
+    if config.only_named_inputs:
+        _check_all_named(config, carried, file, graph)
     kinds = _sort_inputs(config, free)
     return Plan(config, file, graph, tuple(carried), kinds, doubts)
 
@@ -146,7 +148,10 @@ def _told(config: ModelConfig, name: str) -> bool:
     """Tell whether the config says how an input is fed, other than by a state."""
     override = config.inputs.get(name)
     return override is not None and (
-        override.scalar or override.control is not None or override.default is not None
+        override.scalar
+        or override.from_client
+        or override.control is not None
+        or override.default is not None
     )
 
 
@@ -165,6 +170,21 @@ def _check_names(config: ModelConfig, file: str, graph: Graph) -> None:
                     key=f"{kind}.{name}",
                     fix=f"its {kind} are {join_names(known)}",
                 )
+
+
+def _check_all_named(
+    config: ModelConfig, carried: Sequence[Carried], file: str, graph: Graph
+) -> None:
+    named = {*config.inputs, *(c.config.input for c in carried)}
+    missing = [t.name for t in graph.inputs if t.name not in named]
+    if missing:
+        raise ConfigError(
+            f"unable to load model '{config.name}', configuration expects {len(named)} inputs, "
+            f"model provides {len(graph.inputs)}: {join_names(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} in no input, control input or state",
+            file=file,
+            fix="name them in the config",
+        )
 
 
 def _check_state(state: StateConfig, file: str, graph: Graph) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from legato.core.errors import ConfigError
+from legato.core.text import split_texts
 from legato.core.types import (
     ControlKind,
     InputKind,
@@ -20,6 +22,7 @@ from legato.runtimes.discovery.graph import is_freed
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from pathlib import Path
 
     from legato.repository.config import StateConfig
     from legato.runtimes.discovery.pairing import Dim, GraphTensor
@@ -53,8 +56,11 @@ def make_signature(
     outputs = [
         _output_spec(plan, tensor, axes)
         for tensor in plan.graph.outputs
-        if tensor.name not in fed or tensor.name in plan.config.outputs
+        if tensor.name in plan.config.outputs
+        or (tensor.name not in fed and not plan.config.only_named_outputs)
     ]
+    if plan.config.only_named_outputs:
+        outputs.sort(key=lambda spec: list(plan.config.outputs).index(spec.name))
     states = [_state_spec(plan, carried, axes) for carried in plan.carried]
     return Signature(
         inputs=tuple(inputs),
@@ -98,8 +104,9 @@ def _input_spec(
                 fix="lower its size, or correct its axis",
             )
         shape = (*shape[: window.axis], size, *shape[window.axis + 1 :])
-    if override.shape is not None:
-        shape = _checked_shape(plan, key, tuple(override.shape), shape)
+    given = override.shape if override.reshape is None else override.reshape
+    if given is not None:
+        shape = _checked_shape(plan, key, tuple(given), shape)
     control, default = override.control, override.default
     values = tuple(override.control_values)
     if control is None and kind is InputKind.CONTROL:
@@ -141,8 +148,9 @@ def _output_spec(plan: Plan, tensor: GraphTensor, axes: Mapping[str, int | None]
     _check_dtype(plan, key, tensor.dtype, override.dtype)
     axis = axes.get(tensor.name) if override.batch_axis is None else override.batch_axis
     shape = row_shape(tensor.dims, axis)
-    if override.shape is not None:
-        shape = _checked_shape(plan, key, tuple(override.shape), shape)
+    given = override.shape if override.reshape is None else override.reshape
+    if given is not None:
+        shape = _checked_shape(plan, key, tuple(given), shape)
     return TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=shape, batch_axis=axis)
 
 
@@ -207,13 +215,21 @@ def _window_shape(plan: Plan, carried: Carried, axis: int | None) -> tuple[int, 
 def _initial(plan: Plan, state: StateConfig, key: str, dtype: str, shape: tuple[int, ...]) -> Any:
     """Make the first value: a number or list as given, or the contents of a .npy file."""
     value = state.initial
+    target = tuple(max(dim, 0) for dim in shape)
+    if state.first_shape is not None:
+        extra = (1,) * (len(shape) - len(state.first_shape))
+        target = _checked_shape(plan, f"{key}.first_shape", (*extra, *state.first_shape), shape)
+        if value is None and -1 in shape:
+            value = b"" if dtype == "object" else 0
     if value is None:
         return None
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.endswith(".npy"):
+            value = _raw(plan.config.folder / value, dtype, target)
+        elif isinstance(value, str):
             value = np.load(plan.config.folder / value, allow_pickle=False)
         first = np.asarray(value, dtype)
-        return np.broadcast_to(first, tuple(max(dim, 0) for dim in shape)).copy()
+        return np.broadcast_to(first, target).copy()
     except (OSError, TypeError, ValueError) as error:
         raise ConfigError(
             f"cannot be a first value of shape {list(shape)}: {error}",
@@ -221,6 +237,24 @@ def _initial(plan: Plan, state: StateConfig, key: str, dtype: str, shape: tuple[
             key=f"{key}.initial",
             fix="give a number, a nested list, or a .npy file of that shape",
         ) from None
+
+
+def _raw(path: Path, dtype: str, shape: tuple[int, ...]) -> Any:
+    """Read the values of a file: row-major, little-endian, texts each after its length.
+
+    Raises:
+        OSError, ValueError: It cannot be read, or is too short.
+    """
+    raw, count = path.read_bytes(), math.prod(shape)
+    if dtype == "object":
+        texts = split_texts(raw)
+        if len(texts) != count:
+            raise ValueError(f"{path} has {len(texts)} texts, {count} are needed")
+        return np.array(texts, object).reshape(shape)
+    element = np.dtype(dtype).newbyteorder("<")
+    if len(raw) < count * element.itemsize:
+        raise ValueError(f"{path} has {len(raw)} bytes, {count * element.itemsize} are needed")
+    return np.frombuffer(raw, element, count).astype(dtype).reshape(shape)
 
 
 def _check_dtype(plan: Plan, key: str, graph: str, config: str | None) -> None:

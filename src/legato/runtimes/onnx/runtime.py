@@ -55,8 +55,9 @@ class OnnxRuntime:
         self._renamed = [
             (state.name, state.input) for state in signature.states if state.name != state.input
         ]
-        texts = (*signature.inputs, *signature.outputs)
-        self._text = any(spec.dtype == "object" for spec in texts)
+        dtypes = [spec.dtype for spec in (*signature.inputs, *signature.outputs)]
+        dtypes += [state.dtype for state in signature.states]
+        self._text = "object" in dtypes
         # Inputs that the file has a value for are not among these.
         self._required = len(session.get_inputs())
         self._run = _bare_run(session)
