@@ -109,7 +109,7 @@ def _spell(states: Sequence[tuple[str, str]]) -> str:
 def tensors_of(state: StateRow, specs: Sequence[StateSpec]) -> tuple[Tensor, ...]:
     """Name the parts of a state."""
     return tuple(
-        Tensor(spec.name, spec.dtype, tuple(shape), data)
+        Tensor(spec.name, spec.dtype, tuple(shape), bytes(data))
         for spec, shape, data in zip(specs, state.shapes, state.data, strict=True)
     )
 

@@ -201,6 +201,21 @@ class StepLostError(StateDamagedError):
         )
 
 
+class StateFullError(ClientError):
+    """A growing state has its longest allowed length; the sequence can only be ended."""
+
+    code = "state_full"
+
+    def __init__(self, state: str, max_length: int) -> None:
+        super().__init__(
+            f"the step was not applied: state '{state}' would grow beyond its longest allowed "
+            f"length of {max_length}; end the sequence (a last step is still answered) and begin "
+            "a new one"
+        )
+        self.state = state
+        self.max_length = max_length
+
+
 class StepAppliedError(ClientError):
     """The step was applied before and its reply is no longer kept."""
 

@@ -198,7 +198,8 @@ class StateRow(NamedTuple):
     """The state of one sequence: immutable bytes a tensor, in the order of ``Signature.states``.
 
     Attributes:
-        data: Row-major little-endian bytes of each tensor.
+        data: Row-major little-endian bytes of each tensor. Of a
+            :class:`~legato.core.pages.GrownRow` a part may be pages of bytes.
         shapes: Row shape of each tensor (batch axis as 1); one shared tuple
             where all shapes are fixed.
     """

@@ -80,7 +80,15 @@ def join_rows(
 
 
 class StateLayout:
-    """How the states of one model are begun, gathered and moved on."""
+    """How the states of one model are begun, gathered and moved on.
+
+    One whose states grow is a :class:`legato.engine.growth.GrowingLayout`.
+
+    Attributes:
+        grows: A state grows, so rows are moved on by ``grow`` and not by :meth:`split`.
+    """
+
+    grows = False
 
     def __init__(self, signature: Signature) -> None:
         self.specs: tuple[StateSpec, ...] = signature.states
@@ -161,19 +169,19 @@ class StateLayout:
         states: dict[str, Array] = {}
         windows: dict[str, Array] = {}
         for at, spec in enumerate(self.specs):
-            if spec.ragged:
-                column = np.empty(len(rows), object)
-                column[:] = [row.data[at] for row in rows]
-                states[spec.name] = column
-                continue
-            value = join_rows(
-                [row.data[at] for row in rows],
-                rows[0].shapes[at],
-                self._dtypes[at],
-                spec.batch_axis,
-            )
+            value = self.gather_one(at, rows)
             (windows if spec.rule is UpdateRule.WINDOW else states)[spec.name] = value
         return states, windows
+
+    def gather_one(self, at: int, rows: Sequence[StateRow]) -> Array:
+        """Lay one state of the rows side by side."""
+        spec = self.specs[at]
+        if spec.ragged:
+            column = np.empty(len(rows), object)
+            column[:] = [row.data[at] for row in rows]
+            return column
+        values: list[Any] = [row.data[at] for row in rows]
+        return join_rows(values, rows[0].shapes[at], self._dtypes[at], spec.batch_axis)
 
     def windowed(self, inputs: dict[str, Array], windows: Mapping[str, Array]) -> dict[str, Array]:
         """Put each window before its data input (in ``inputs``); return the next windows."""
@@ -227,7 +235,7 @@ class StateLayout:
                 varying[at] = [(1, len(blob)) for blob in data]
                 shapes.append(())
                 continue
-            self._check(spec, self._dtypes[at], value, count)
+            check_value(spec, self._dtypes[at], value, count)
             row_shape, data = row_bytes(value, count, spec.batch_axis)
             if spec.rule is UpdateRule.WRITE_ONCE:
                 data = [
@@ -236,8 +244,6 @@ class StateLayout:
                 varying[at] = [
                     row_shape if f else row.shapes[at] for f, row in zip(first, old, strict=True)
                 ]
-            elif spec.rule is UpdateRule.APPEND:
-                row_shape, data = self._append(at, spec, (row_shape, data), old)
             columns.append(data)
             shapes.append(row_shape)
         if not varying:
@@ -253,56 +259,29 @@ class StateLayout:
             for i, data in enumerate(zip(*columns, strict=True))
         ]
 
-    def _append(
-        self,
-        at: int,
-        spec: StateSpec,
-        new: tuple[tuple[int, ...], list[bytes]],
-        old: Sequence[StateRow],
-    ) -> tuple[tuple[int, ...], list[bytes]]:
-        """Grow a state on its axis; all rows of a batch have equal old shapes."""
-        row_shape, data = new
-        if spec.append_new_only:
-            past = old[0].shapes[at]
-            dtype = self._dtypes[at]
-            data = [
-                np.concatenate(
-                    (
-                        np.frombuffer(row.data[at], dtype).reshape(past),
-                        np.frombuffer(piece, dtype).reshape(row_shape),
-                    ),
-                    axis=spec.axis,
-                ).tobytes()
-                for row, piece in zip(old, data, strict=True)
-            ]
-            length = past[spec.axis] + row_shape[spec.axis]
-            row_shape = (*row_shape[: spec.axis], length, *row_shape[spec.axis + 1 :])
-        if spec.max_length and row_shape[spec.axis] > spec.max_length:
-            msg = (
-                f"state '{spec.name}' has reached its longest allowed length of {spec.max_length}; "
-                "end the sequence and begin a new one"
-            )
-            raise ClientError(msg)
-        return row_shape, data
 
-    @staticmethod
-    def _check(spec: StateSpec, dtype: np.dtype[Any], value: Array, count: int) -> None:
-        if value.dtype != dtype:
-            msg = f"state '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
+def check_value(spec: StateSpec, dtype: np.dtype[Any], value: Array, count: int) -> None:
+    """Check what a model gave as the next value of a state.
+
+    Raises:
+        SignatureError: It has another dtype, rank, row count or shape than declared.
+    """
+    if value.dtype != dtype:
+        msg = f"state '{spec.name}' is declared {spec.dtype}, the model gave {value.dtype}"
+        raise SignatureError(msg)
+    declared = spec.shape
+    if len(value.shape) != len(declared):
+        msg = f"state '{spec.name}' has rank {len(declared)}, the model gave {value.shape}"
+        raise SignatureError(msg)
+    for axis, (want, got) in enumerate(zip(declared, value.shape, strict=True)):
+        expected = count if axis == spec.batch_axis else want
+        varies = want == -1 or (spec.rule is UpdateRule.APPEND and axis == spec.axis)
+        if got != expected and not (varies and axis != spec.batch_axis):
+            msg = (
+                f"state '{spec.name}' must have {expected} on axis {axis}, "
+                f"the model gave shape {value.shape}"
+            )
             raise SignatureError(msg)
-        declared = spec.shape
-        if len(value.shape) != len(declared):
-            msg = f"state '{spec.name}' has rank {len(declared)}, the model gave {value.shape}"
-            raise SignatureError(msg)
-        for axis, (want, got) in enumerate(zip(declared, value.shape, strict=True)):
-            expected = count if axis == spec.batch_axis else want
-            varies = want == -1 or (spec.rule is UpdateRule.APPEND and axis == spec.axis)
-            if got != expected and not (varies and axis != spec.batch_axis):
-                msg = (
-                    f"state '{spec.name}' must have {expected} on axis {axis}, "
-                    f"the model gave shape {value.shape}"
-                )
-                raise SignatureError(msg)
 
 
 def _holds(data: bytes, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:

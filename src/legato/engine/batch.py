@@ -21,7 +21,8 @@ from legato.core.errors import (
     ServerError,
 )
 from legato.core.types import ControlKind, InputKind, UpdateRule
-from legato.engine.arena import OutputLayout, StateLayout
+from legato.engine.arena import OutputLayout
+from legato.engine.growth import GrowingLayout, layout_of
 from legato.runtimes.base import StepBatch
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ class Batcher:
     """Turns rows into model calls of one model and back."""
 
     def __init__(self, signature: Signature, *, reject_non_finite: bool = True) -> None:
-        self.states = StateLayout(signature)
+        self.states = layout_of(signature)
         self.outputs = OutputLayout(signature)
         self._reject_non_finite = reject_non_finite
         self._stacked = tuple(
@@ -132,7 +133,11 @@ class Batcher:
         headers, data = ((), []) if answers else self.outputs.split(result.outputs, count)
         following.update(result.state)
         first = [row.info.start for row in rows]
-        next_rows = self.states.split(following, old, first)
+        layout = self.states
+        if isinstance(layout, GrowingLayout):
+            next_rows = layout.grow(following, old, first, states, lasting=result.lasting)
+        else:
+            next_rows = layout.split(following, old, first)
         done: list[RowResult | ServerError]
         if answers:
             done = [RowResult(*own, state) for own, state in zip(answers, next_rows, strict=True)]
@@ -150,6 +155,8 @@ class Batcher:
             done[at] = as_model_error(error)
         if self._reject_non_finite:
             self._reject_poison(following, first, done)
+        if isinstance(layout, GrowingLayout):
+            _refuse_too_long(layout, rows, done)
         return done
 
     def _feeds(self, rows: Sequence[BatchRow]) -> dict[str, Array]:
@@ -193,6 +200,18 @@ class Batcher:
                     f"the next value of state '{spec.name}' is not finite; the step was not "
                     "applied and the sequence is as it was"
                 )
+
+
+def _refuse_too_long(
+    layout: GrowingLayout, rows: Sequence[BatchRow], done: list[RowResult | ServerError]
+) -> None:
+    """Refuse steps that make a state longer than it may be; the last one leaves no state."""
+    for at, (row, result) in enumerate(zip(rows, done, strict=True)):
+        if isinstance(result, RowResult):
+            last = (row.info.end or result.over) and result.again is None
+            error = None if last else layout.too_long(result.state)
+            if error is not None:
+                done[at] = error
 
 
 _SINGLE = 4  # bytes; halves would be multiplied one by one

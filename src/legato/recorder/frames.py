@@ -124,6 +124,6 @@ def whole_size(path: Path) -> int:
 def digests(state: StateRow) -> list[str]:
     """Digest of each state: its shape and its bytes, 16 hex digits."""
     return [
-        xxh3_64_hexdigest(repr(tuple(shape)).encode() + data)
+        xxh3_64_hexdigest(repr(tuple(shape)).encode() + bytes(data))
         for shape, data in zip(state.shapes, state.data, strict=True)
     ]

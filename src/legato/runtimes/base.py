@@ -100,6 +100,7 @@ class StepResult:
         bound: Rows part of whose state the instance has in its memory alone.
         answers: Headers and data of each row, where the rows of a call may differ in what they
             have; ``outputs`` is then empty.
+        lasting: The arrays stay what they are when the model is called again, and may be kept.
     """
 
     outputs: Mapping[str, Array]
@@ -109,6 +110,7 @@ class StepResult:
     over: Collection[int] = ()
     bound: Collection[int] = ()
     answers: Sequence[Answer] | None = None
+    lasting: bool = False
 
 
 class Runtime(Protocol):

@@ -273,6 +273,8 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
     state_size = 0
     if state is not None:
         data = state[0]
+        if state.__class__ is not StateRow:  # a part of it may be pages
+            data = tuple(map(bytes, data))
         lengths = tuple(map(len, data))
         layout = _encode_layout(state[1], lengths)
         parts.append(layout)

@@ -194,45 +194,6 @@ def test_write_once_of_any_shape_keeps_each_rows_shape() -> None:
     assert (first.shapes, kept.shapes) == (((1, 3),), ((1, 2),))
 
 
-@pytest.mark.parametrize("declared", [(1, -1, 2), (1, 0, 2)])
-@pytest.mark.parametrize("new_only", [False, True])
-def test_append_grows_on_its_axis(declared, new_only) -> None:
-    """The output is the whole value, or only what is new; any declared size of the axis grows."""
-    layout = layout_of(spec_of(UpdateRule.APPEND, shape=declared, axis=1, append_new_only=new_only))
-    old = [layout.initial({})] * 2
-
-    for length in (1, 2, 3):
-        piece = np.full((2, 1 if new_only else length, 2), length, np.float32)
-        old = layout.split({"s": piece}, old, [False] * 2)
-
-        assert old[0].shapes == ((1, length, 2),)
-        assert layout.fits(old[0])
-    assert floats(old[0].data[0]) == ([1, 1, 2, 2, 3, 3] if new_only else [3] * 6)
-    assert not layout.fixed
-
-
-def test_append_on_another_axis_with_the_batch_in_front() -> None:
-    """New entries are put behind the old ones of the same row."""
-    layout = layout_of(
-        spec_of(UpdateRule.APPEND, shape=(2, 1, -1), batch_axis=1, axis=2, append_new_only=True)
-    )
-    old = [layout.initial({})] * 2
-    for value in (1, 2):
-        piece = np.array([[[value], [value * 10]]] * 2, np.float32)
-        old = layout.split({"s": piece}, old, [False] * 2)
-
-    assert floats(old[0].data[0]) == [1, 2, 1, 2]
-    assert floats(old[1].data[0]) == [10, 20, 10, 20]
-
-
-def test_append_stops_at_its_longest_length() -> None:
-    """With an error that says what to do."""
-    layout = layout_of(spec_of(UpdateRule.APPEND, shape=(1, -1), axis=1, max_length=2))
-
-    with pytest.raises(ClientError, match="longest allowed length of 2"):
-        layout.split({"s": np.zeros((1, 3), np.float32)}, [row(1, 2)], [False])
-
-
 def test_a_window_is_put_before_its_input_and_moves_on() -> None:
     """The last samples of the input are kept; nothing is asked of the model."""
     spec = StateSpec("w", "x", None, "float32", (1, 3), rule=UpdateRule.WINDOW, axis=1, size=3)

@@ -226,6 +226,7 @@ CASES: dict[str, Case] = {
     "data_loss": Case(Status.DATA_LOSS, 500, _own),
     "unknown_model": Case(Status.NOT_FOUND, 404, _unknown_model),
     "model_changed": Case(Status.FAILED_PRECONDITION, 400, _own),
+    "state_full": Case(Status.FAILED_PRECONDITION, 400, _own),
     "invalid_input": Case(Status.INVALID_ARGUMENT, 400, _invalid_input),
     "missing_correlation_id": Case(Status.INVALID_ARGUMENT, 400, _missing_id),
     "unknown_sequence": Case(Status.INVALID_ARGUMENT, 400, _unknown_sequence),

@@ -42,6 +42,7 @@ CASES: dict[str, Case] = {
     "data_loss": Case(Status.DATA_LOSS, 500),
     "unknown_model": _NOT_FOUND,
     "model_changed": _PRECONDITION,
+    "state_full": _PRECONDITION,
     "invalid_input": _BAD,
     "missing_correlation_id": _BAD,
     "unknown_sequence": _NOT_FOUND,

@@ -223,6 +223,7 @@ CASES: dict[str, Callable[[ServerError, Asked], Failure]] = {
     "data_loss": _as(500),
     "unknown_model": _unknown,
     "model_changed": _CONFLICT,
+    "state_full": _CONFLICT,
     "invalid_input": _BAD,
     "missing_correlation_id": _BAD,
     "unknown_sequence": _BAD,

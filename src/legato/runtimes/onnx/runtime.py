@@ -94,7 +94,7 @@ class OnnxRuntime:
         following = {name: values[at] for name, at in self._next}
         for name in self._unbatched & following.keys():
             following[name] = following[name][np.newaxis]
-        return StepResult(outputs, following)
+        return StepResult(outputs, following, lasting=True)
 
     def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
         """Nothing to do: a session keeps nothing of a sequence."""
