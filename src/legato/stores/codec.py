@@ -69,7 +69,7 @@ PREFIX_SIZE = _CHECKSUM.size + _FIXED.size + _CHECK.size
 """Bytes before the key."""
 
 _FIXED_END = _CHECKSUM.size + _FIXED.size
-_LARGE = 64 * 1024
+_LARGE = 4 * 1024
 _U32 = 0xFFFFFFFF
 _RESERVED, _SNAPSHOTS = RESERVED.encode(), SNAPSHOTS.encode()
 _MAX_ID = 0xFFFFFFFFFFFFFFFF
@@ -271,6 +271,7 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
     if ending:
         parts.append(ending)
     state_size = 0
+    data: tuple[bytes, ...] = ()
     if state is not None:
         data = state[0]
         if state.__class__ is not StateRow:  # a part of it may be pages
@@ -278,8 +279,8 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
         lengths = tuple(map(len, data))
         layout = _encode_layout(state[1], lengths)
         parts.append(layout)
-        parts += data
-        state_size = len(layout) + sum(lengths)
+        data_size = sum(lengths)
+        state_size = len(layout) + data_size
     key_size = len(key)
     total = PREFIX_SIZE + key_size + head_size + state_size
     if total > _U32:
@@ -287,12 +288,90 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
     fixed = _FIXED.pack(total, FORMAT, kind, MARKER, key_size, head_size, state_size, serial)
     parts[0] = fixed + _CHECK.pack(xxh3_64_intdigest(fixed + key) & _U32)
     if total < _LARGE:
+        parts += data
         body = b"".join(parts)
         return [_CHECKSUM.pack(xxh3_64_intdigest(body)), body]
-    checksum = xxh3_64()
-    for part in parts:
+    # Not copied: that would push out of the caches what the next steps need.
+    body = b"".join(parts)
+    checksum = xxh3_64(body)
+    for part in data:
         checksum.update(part)
-    return [_CHECKSUM.pack(checksum.intdigest()), *parts]
+    return [_CHECKSUM.pack(checksum.intdigest()), body, *data]
+
+
+class StepEncoder:
+    """Encodes the steps of one sequence, which differ in little.
+
+    What it writes is what :func:`encode_record` writes for a PUT, in half the time.
+
+    Args:
+        key: From :func:`encode_key`.
+        constants: From :func:`encode_constants`.
+    """
+
+    __slots__ = ("_before", "_constants", "_key", "_layout", "_layout_size", "_like")
+
+    def __init__(self, key: bytes, constants: bytes) -> None:
+        self._key = key
+        self._constants = constants
+        self._before = _VARIES.size + len(constants) + _RECEIPT.size
+        self._like: tuple[object, int] = (None, 0)
+        self._layout = b""
+        self._layout_size = 0
+
+    def encode(
+        self,
+        pieces: list[bytes],
+        serial: int,
+        epoch: int,
+        step: int,
+        touched: float,
+        receipts: tuple[Receipt, ...],
+        state: StateRow,
+    ) -> tuple[int, int]:
+        """Add the buffers of a record to others; give its size and that of its state.
+
+        Raises:
+            RecordError: A part is larger than the format can hold (4 GiB).
+        """
+        data, shapes = state
+        if len(receipts) != 1 or len(data) != 1 or state.__class__ is not StateRow:
+            record = encode_record(
+                PUT, serial, self._key, self._constants, epoch, step, touched, receipts, state
+            )
+            pieces += record
+            return sum(map(len, record)), sum(map(len, data))
+        ((number, request_id, digest, response),) = receipts
+        (tensor,) = data
+        length = len(tensor)
+        if (shapes, length) != self._like:
+            self._layout = _encode_layout(shapes, (length,))
+            self._layout_size = len(self._layout)
+            self._like = shapes, length
+        asked, named, told = len(request_id), len(digest), len(response)
+        key = self._key
+        head_size = self._before + asked + named + told
+        state_size = self._layout_size + length
+        total = PREFIX_SIZE + len(key) + head_size + state_size
+        try:
+            fixed = _FIXED.pack(total, FORMAT, PUT, MARKER, len(key), head_size, state_size, serial)
+            start = (
+                fixed, _CHECK.pack(xxh3_64_intdigest(fixed + key) & _U32), key,
+                _VARIES.pack(epoch, step, touched, 1), self._constants,
+                _RECEIPT.pack(number, asked, named, told), request_id, digest, response,
+                self._layout,
+            )  # fmt: skip
+        except struct.error as error:
+            raise RecordError(f"a record does not fit the format: {error}") from error
+        if total < _LARGE:
+            body = b"".join((*start, tensor))
+            pieces += (_CHECKSUM.pack(xxh3_64_intdigest(body)), body)
+        else:
+            body = b"".join(start)
+            checksum = xxh3_64(body)
+            checksum.update(tensor)
+            pieces += (_CHECKSUM.pack(checksum.intdigest()), body, tensor)
+        return total, length
 
 
 def encode(record: Record) -> bytes:

@@ -208,6 +208,41 @@ def test_a_large_state_is_passed_on_not_copied() -> None:
     assert decoded.state == StateRow((data,), ((200_000,),))
 
 
+@pytest.mark.parametrize("size", [0, 100, 5000, 200_000])
+@pytest.mark.parametrize(("receipts", "tensors"), [(1, 1), (0, 1), (3, 1), (1, 2), (1, 0)])
+def test_the_quick_way_writes_the_same_bytes(size: int, receipts: int, tensors: int) -> None:
+    """Steps of a sequence in use are encoded as any other record, and their sizes are told."""
+    record = released_records()[0]
+    key, constants = codec.encode_key(record.key), codec.encode_constants(record.head)
+    told = tuple(Receipt(7 + at, b"asked", b"12345678", b"r" * at) for at in range(receipts))
+    state = StateRow((bytes(range(256)) * (size // 256 + 1),) * tensors, ((size,),) * tensors)
+    encoder = codec.StepEncoder(key, constants)
+    pieces = [b"before"]
+
+    for step in (6, 7):  # the second finds what the first has kept
+        del pieces[1:]
+        sizes = encoder.encode(pieces, 9, 2, step, 3.5, told, state)
+
+    plain = codec.encode_record(codec.PUT, 9, key, constants, 2, 7, 3.5, told, state)
+    assert b"".join(pieces) == b"before" + b"".join(plain)
+    assert sizes == (len(b"".join(plain)), state.nbytes)
+
+
+def test_the_quick_way_notices_another_shape() -> None:
+    """What is kept of the state's layout is not believed where shape or length differ."""
+    record = released_records()[0]
+    encoder = codec.StepEncoder(codec.encode_key(record.key), codec.encode_constants(record.head))
+    receipt = (Receipt(1, b"", b"12345678", b""),)
+
+    for state in (
+        StateRow((b"abcd",), ((4,),)), StateRow((b"abcd",), ((2, 2),)), StateRow((b"ab",), ((2,),)),
+    ):  # fmt: skip
+        pieces: list[bytes] = []
+        encoder.encode(pieces, 9, 2, 7, 3.5, receipt, state)
+
+        assert codec.decode_record(b"".join(pieces)).state == state
+
+
 def test_a_head_is_read_without_its_state() -> None:
     """Listings read prefix, key and head only."""
     record = released_records()[0]

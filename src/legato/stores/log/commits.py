@@ -7,12 +7,13 @@ is not simply the next step of a live sequence goes the slow way, through the ru
 
 from __future__ import annotations
 
+import operator
 from typing import TYPE_CHECKING
 
 from legato.core.types import Ending, RecordHead
 from legato.faults import fault
 from legato.stores.base import Commit, CommitResult, Ok
-from legato.stores.codec import PUT, encode_key, encode_record
+from legato.stores.codec import StepEncoder, encode_key
 from legato.stores.log.hot import Hot, HotCache
 from legato.stores.log.journal import Change, Journal
 from legato.stores.log.table import (
@@ -22,7 +23,6 @@ from legato.stores.log.table import (
     LIVE,
     PUBLISH,
     PUBLISH_AT,
-    ROW_SIZE,
     SUCCESSOR,
     Row,
     digest_of,
@@ -33,9 +33,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _KNOWN = LIVE | DAMAGED
+_KEY = operator.itemgetter(0)
 
 _Step = tuple[int, int, int, int, int, int, int, int]
-"""A written step: slot, step, serial, size, state bytes; the row's segment, length, state bytes."""
+"""A written step: place of its row, step, serial, size, state bytes; the row's segment, length,
+state bytes."""
 
 
 class CommitPath:
@@ -67,17 +69,16 @@ class CommitPath:
 
     def commit(self, batch: Sequence[Commit]) -> list[CommitResult]:
         """Commit entries of any sequences, also several of one."""
-        seen = set()
-        for number, entry in enumerate(batch):
-            if entry[0] in seen:
-                # An entry is decided against the outcome of those before it.
-                return self._commit(batch[:number]) + self.commit(batch[number:])
-            seen.add(entry[0])
-        return self._commit(batch)
+        if len(set(map(_KEY, batch))) == len(batch):
+            return self._commit(batch)
+        # An entry is decided against the outcome of those before it.
+        cut = _first_repeat(batch)
+        return self._commit(batch[:cut]) + self.commit(batch[cut:])
 
     def _commit(self, batch: Sequence[Commit]) -> list[CommitResult]:
         journal, hot_cache = self._journal, self._hot
         young, rows = hot_cache.young, journal.table.rows
+        flushed, unpack = self._flushed, DECIDE.unpack_from
         now = journal.time()
         results: list[CommitResult] = []
         written: list[_Step | Change] = []
@@ -92,27 +93,24 @@ class CommitPath:
                 young = hot_cache.young
             fields = entry[9:14]
             if hot is not None and not create and end is None and hot.fields == fields:
-                row = DECIDE.unpack_from(rows, hot.slot * ROW_SIZE + DECIDE_AT)
+                owned, era, flags, last, touched, old_segment, old_length, old_state = (
+                    unpack(rows, hot.at + DECIDE_AT)
+                )  # fmt: skip
                 if (
-                    row[9] == step - 1
-                    and row[0] == incarnation
-                    and row[1] == epoch
-                    and row[8] & _KNOWN == LIVE
-                    and (fields[3] <= 0.0 or now - entry[14] <= row[11] + fields[3])
+                    last == step - 1
+                    and owned == incarnation
+                    and era == epoch
+                    and flags & _KNOWN == LIVE
+                    and (fields[3] <= 0.0 or now - entry[14] <= touched + fields[3])
                 ):
                     journal.serial = serial = journal.serial + 1
-                    record = encode_record(
-                        PUT, serial, hot.key, hot.constants, epoch, step, now, receipts, state
-                    )
-                    size = sum(map(len, record))
-                    state_size = sum(map(len, state[0]))
+                    size, state_size = hot.encode(pieces, serial, epoch, step, now, receipts, state)
                     written.append(
-                        (hot.slot, step, serial, size, state_size, row[12], row[14], row[15])
+                        (hot.at, step, serial, size, state_size, old_segment, old_length, old_state)
                     )
-                    pieces += record
                     total += size
-                    ok = self._by_level.get(fields[4], self._plain)
-                    flush |= ok is self._flushed
+                    ok = hot.reached
+                    flush |= ok is flushed
                     results.append(ok)
                     continue
             outcome = self._decide(entry, now)
@@ -121,7 +119,7 @@ class CommitPath:
                 pieces += outcome.pieces
                 total += outcome.size
                 ok = self.reached(entry.level)
-                flush |= ok is self._flushed
+                flush |= ok is flushed
                 results.append(ok)
             else:
                 results.append(outcome)
@@ -156,9 +154,9 @@ class CommitPath:
                 self._warm(item, slot, entries[item.key])
                 offset += item.size
                 continue
-            slot, step, serial, size, state_size, old_segment, old_length, old_state = item
+            at, step, serial, size, state_size, old_segment, old_length, old_state = item
             PUBLISH.pack_into(
-                rows, slot * ROW_SIZE + PUBLISH_AT,
+                rows, at + PUBLISH_AT,
                 step, serial, now, number, offset, size, state_size,
             )  # fmt: skip
             if old_segment == number:
@@ -173,7 +171,8 @@ class CommitPath:
 
     def _warm(self, change: Change, slot: int, entry: Commit) -> None:
         if change.row.live:
-            hot = Hot(slot, encode_key(change.key), change.constants, entry[9:14])
+            encoder = StepEncoder(encode_key(change.key), change.constants)
+            hot = Hot(slot, encoder, entry[9:14], self.reached(entry.level))
             self._hot.put(change.key, hot)
         else:
             self._hot.drop(change.key)
@@ -248,3 +247,13 @@ class CommitPath:
             before=before[0],
             before_ending=before[1],
         )
+
+
+def _first_repeat(batch: Sequence[Commit]) -> int:
+    """Where the first entry is that is not the first of its sequence."""
+    seen = set()
+    for number, entry in enumerate(batch):
+        if entry[0] in seen:
+            return number
+        seen.add(entry[0])
+    return len(batch)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from legato.stores.log.table import ROW_SIZE
+
 if TYPE_CHECKING:
     from legato.core.types import SequenceKey
+    from legato.stores.base import Ok
+    from legato.stores.codec import StepEncoder
 
 _GENERATION = 16 * 1024
 
@@ -14,19 +18,21 @@ class Hot:
     """A sequence in use.
 
     Attributes:
-        slot: Its row.
-        key: Its encoded key.
-        constants: What its records share, encoded, and
-        fields: the last five fields of the commit that these were encoded from.
+        at: Where its row begins in the table.
+        encode: Encodes its steps.
+        fields: Five fields of the commit that the encoder was made from: those from the version on.
+        reached: The answer to its commits.
     """
 
-    __slots__ = ("constants", "fields", "key", "slot")
+    __slots__ = ("at", "encode", "fields", "reached")
 
-    def __init__(self, slot: int, key: bytes, constants: bytes, fields: tuple[object, ...]) -> None:
-        self.slot = slot
-        self.key = key
-        self.constants = constants
+    def __init__(
+        self, slot: int, encoder: StepEncoder, fields: tuple[object, ...], reached: Ok
+    ) -> None:
+        self.at = slot * ROW_SIZE
+        self.encode = encoder.encode
         self.fields = fields
+        self.reached = reached
 
 
 class HotCache:

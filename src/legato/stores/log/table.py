@@ -30,7 +30,7 @@ LIVE, DEAD, DAMAGED, SUCCESSOR = 1, 2, 4, 8
 
 ROW = struct.Struct("<16s16sQddQIHHB3xQQdIIII")
 ROW_SIZE = ROW.size
-DECIDE = struct.Struct("<16sQddQIHHB3xQQdIIII")  # a row without its digest
+DECIDE = struct.Struct("<16sQ32xB3xQ8xdI4xII")  # what tells whether a step is the next one
 DECIDE_AT = 16
 PUBLISH = struct.Struct("<QQdIIII")
 PUBLISH_AT = ROW_SIZE - PUBLISH.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from typing import TYPE_CHECKING
@@ -55,6 +56,25 @@ def test_overwritten_steps_give_their_space_back(tmp_path: Path) -> None:
 
     assert log_bytes(store.folder) < 4 * SMALL
     assert contents(store, (1, 2)) == {1: (300, chain(1, 300)), 2: (300, chain(2, 300))}
+    store.close()
+
+
+def test_the_dead_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a file that this process wrote, compaction reads no more than what is needed of it."""
+    store = open_log(tmp_path / "log", segment_bytes=1_000_000)
+    commit(store, a_commit("idle", 1), a_commit("gone", 1))
+    store.delete(key_of("gone"), incarnation_of("gone"), EndReason.CANCELLED)
+    for step in range(1, 31):
+        commit(store, a_commit(1, step, data=bytes(100_000)))
+    taken: list[int] = []
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda fd, size, at: taken.append(size) or pread(fd, size, at))
+
+    run_upkeep(store)
+
+    assert not (store.folder / "00000000.seg").exists()
+    assert sum(taken) < 500_000
+    assert content(store, "idle") == (1, chain("idle", 1))
     store.close()
 
 

@@ -6,6 +6,8 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+from legato.stores.base import Ok
+from legato.stores.codec import StepEncoder
 from legato.stores.log.checkpoint import CheckpointWriter, Position, load_checkpoint
 from legato.stores.log.flushing import BackgroundFlush
 from legato.stores.log.hot import Hot, HotCache
@@ -183,10 +185,11 @@ def test_a_window_slides_over_a_file(tmp_path: Path) -> None:
 def test_the_cache_forgets_what_is_not_used() -> None:
     """Two generations are kept; what is used moves to the younger."""
     cache = HotCache(generation=2)
-    used = Hot(0, b"k", b"c", ())
+    encoder, reached = StepEncoder(b"k", b"c"), Ok("process")
+    used = Hot(0, encoder, (), reached)
     cache.put(("m", 0), used)
     for number in range(1, 9):
-        cache.put(("m", number), Hot(number, b"k", b"c", ()))
+        cache.put(("m", number), Hot(number, encoder, (), reached))
         assert (cache.young.get(("m", 0)) or cache.revive(("m", 0))) is used
 
     assert len(cache) <= 4
