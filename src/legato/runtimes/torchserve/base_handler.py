@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import json
 import logging
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from legato.runtimes.torchserve.helpers import check_valid_pt2_backend, load_label_mapping
+from legato.runtimes.torchserve.needs import need
 
 if TYPE_CHECKING:
     from legato.runtimes.torchserve.context import Context
@@ -59,11 +61,15 @@ class BaseHandler:
             self.model.eval()
         elif self.model_pt_path and self.model_pt_path.endswith(".onnx"):
             self.model = _onnx_session(self.model_pt_path)
+        elif self.model_pt_path and self.model_pt_path.endswith((".so", ".pt2")):
+            self.model = self._load_torch_export_aot_compile(self.model_pt_path)
         elif self.model_pt_path:
             raise RuntimeError(f"no model can be loaded from {serialized}")
+        if self.model is not None:
+            self._compile()
         mapping = folder / "index_to_name.json"
         if mapping.is_file():
-            self.mapping = json.loads(mapping.read_text(encoding="utf-8"))
+            self.mapping = load_label_mapping(str(mapping))
         self.initialized = True
 
     def _choose_device(self, gpu: int | None) -> None:
@@ -78,6 +84,38 @@ class BaseHandler:
             self.device = torch.device(f"cuda:{gpu}")
         else:
             self.device = torch.device("cpu")
+
+    def _compile(self) -> None:
+        """Compile the model where the section ``pt2`` of its YAML asks for it.
+
+        It is a backend's name, or what ``torch.compile`` takes; under ``compile`` with ``enable``.
+        A model that cannot be compiled is served as it is.
+        """
+        asked = self.model_yaml_config.get("pt2")
+        if isinstance(asked, dict) and "compile" in asked:
+            options = dict(asked["compile"])
+            if not options.pop("enable", False):
+                return
+        elif isinstance(asked, dict) and "export" not in asked:
+            options = dict(asked)
+        elif isinstance(asked, str):
+            options = {"backend": asked}
+        else:
+            return
+        if "backend" in options and not check_valid_pt2_backend(options["backend"]):
+            _log.warning("pt2: '%s' is no backend of torch.compile", options["backend"])
+            return
+        try:
+            self.model = need("torch", "the section pt2").compile(self.model, **options)
+        except Exception as error:  # noqa: BLE001 - whatever the backend raises
+            _log.warning("the model is not compiled: %s", error)
+
+    def _load_torch_export_aot_compile(self, model_so_path: str) -> Any:
+        """Load a model that was compiled ahead of time."""
+        torch = need("torch", f"the model {Path(model_so_path).name}")
+        if model_so_path.endswith(".pt2"):
+            return need("torch._inductor", "the model").aoti_load_package(model_so_path)
+        return torch._export.aot_load(model_so_path, self.map_location)  # noqa: SLF001 - its API
 
     def _load_torchscript_model(self, model_pt_path: str) -> Any:
         import torch

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CLEANUP_REGEX",
-    "MicroBatching",
     "PT2Backend",
     "PredictionException",
     "check_valid_pt2_backend",
@@ -39,7 +38,7 @@ __all__ = [
 
 _log = logging.getLogger("ts")
 
-CLEANUP_REGEX = re.compile("<.*?>")
+CLEANUP_REGEX = re.compile(r"<.*?>|&(?:[a-z0-9]+|#[0-9]{1,6}|#x[0-9a-f]{1,6});")
 
 
 class PT2Backend(enum.StrEnum):
@@ -79,23 +78,20 @@ def list_classes_from_module(module: ModuleType, parent_class: type | None = Non
     ]
 
 
-def import_class(module_name: str, class_name: str | None = None, module_prefix: str = "") -> type:
-    """Import a class by name, or the only class of a module.
+def import_class(class_name: str, module_prefix: str | None = None) -> type:
+    """Import a class by its name: ``module.Class``, or ``Class`` of the module ``module_prefix``.
 
     Raises:
         ImportError: There is no such class.
     """
-    name = f"{module_prefix}.{module_name}" if module_prefix else module_name
-    module = importlib.import_module(name)
-    if class_name is not None:
-        found = getattr(module, class_name, None)
-        if not isinstance(found, type):
-            raise ImportError(f"{name} has no class {class_name}")
-        return found
-    classes = list_classes_from_module(module)
-    if len(classes) != 1:
-        raise ImportError(f"Expected only one class in {name}, found {len(classes)}")
-    return classes[0]
+    module, _, name = (class_name or "").rpartition(".")
+    place = ".".join(filter(None, (module_prefix, module)))
+    if not name or not place:
+        raise ImportError(f"'{class_name}' names no class of a module")
+    found = getattr(importlib.import_module(place), name, None)
+    if not isinstance(found, type):
+        raise ImportError(f"{place} has no class {name}")  # noqa: TRY004 - it is an import
+    return found
 
 
 def load_label_mapping(mapping_file_path: str) -> Any:
@@ -161,28 +157,3 @@ def timed(func: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return wrapper
-
-
-class MicroBatching:
-    """Takes a batch through a handler in parts of a few rows."""
-
-    def __init__(
-        self,
-        parent_handler: Any,
-        micro_batch_size: int = 1,
-        parallelism: dict[str, int] | None = None,
-    ) -> None:
-        self.handler = parent_handler
-        self.micro_batch_size = micro_batch_size
-        self.parallelism = dict(parallelism or {})
-
-    def handle(self, data: list[Any]) -> list[Any]:
-        """Run all parts, one after the other."""
-        answers: list[Any] = []
-        for at in range(0, len(data), self.micro_batch_size):
-            part = data[at : at + self.micro_batch_size]
-            prepared = self.handler.preprocess(part)
-            answers += self.handler.postprocess(self.handler.inference(prepared))
-        return answers
-
-    __call__ = handle

@@ -7,11 +7,12 @@ import os
 import sys
 import traceback
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from legato.core.errors import ConfigError
-from legato.runtimes.torchserve import lru
+from legato.runtimes.torchserve import envelopes, lru
 from legato.runtimes.torchserve.helpers import list_classes_from_module
+from legato.runtimes.torchserve.needs import GUIDE, refuse_the_rest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +21,14 @@ if TYPE_CHECKING:
     from legato.repository.config import ModelConfig
     from legato.runtimes.torchserve.context import Context
 
-_OWN_PATH = Path(__file__).parent / "path"
+BUILT_IN: Final = (
+    "base_handler", "image_classifier", "image_segmenter", "object_detector", "text_classifier",
+)  # fmt: skip
+"""Handlers that an archive may name without having them."""
+
+_OWN_PATH: Final = Path(__file__).parent / "path"
+_BUILT_IN: Final = "ts.torch_handler"
+_THEIRS: Final = ("dali_handler", "dali_image_classifier", "trt_llm_handler", "vllm_handler")
 
 
 class Entry(NamedTuple):
@@ -43,6 +51,7 @@ def prepare(folder: Path) -> None:
     sys.path.insert(0, str(folder))
     sys.path.insert(1, str(_OWN_PATH))
     sys.modules["lru"] = lru  # before an lru-dict that lies beside the handler
+    refuse_the_rest()
 
 
 def load_entry(config: ModelConfig, context: Context) -> Entry:
@@ -60,11 +69,7 @@ def load_entry(config: ModelConfig, context: Context) -> Entry:
         if callable(found):
             found(None, context)
             return _wrapped(Entry(found, module, None), config)
-        classes = [
-            kind
-            for kind in list_classes_from_module(module)
-            if callable(getattr(kind, "handle", None))
-        ]
+        classes = [kind for kind in _own(module) if callable(getattr(kind, "handle", None))]
         if function or len(classes) != 1:
             raise ConfigError(
                 f"'{spec}' has no function '{function or 'handle'}' "
@@ -88,16 +93,41 @@ def load_entry(config: ModelConfig, context: Context) -> Entry:
     return _wrapped(Entry(handler.handle, module, handler), config)
 
 
+def _own(module: ModuleType) -> list[type]:
+    """List the classes that a module is there for; those of the built-in ones are ours."""
+    if module.__name__.startswith(f"{_BUILT_IN}."):
+        return [getattr(module, name) for name in module.__all__]
+    return list_classes_from_module(module)
+
+
 def _import(name: str) -> ModuleType:
+    """Import a handler from the archive, else a built-in one.
+
+    Raises:
+        ConfigError: There is neither.
+        ImportError: It cannot be imported.
+    """
     try:
         return importlib.import_module(name)
     except ImportError as error:
         if error.name != name:
             raise
-        return importlib.import_module(f"ts.torch_handler.{name}")
+    built_in = f"{_BUILT_IN}.{name}"
+    try:
+        return importlib.import_module(built_in)
+    except ModuleNotFoundError as error:
+        if error.name != built_in or name in _THEIRS:
+            raise
+        raise ConfigError(
+            f"the archive has no {name}.py, and no built-in handler has that name",
+            key="handler",
+            fix=f"pack it with --handler FILE, or name one of {', '.join(BUILT_IN)}",
+        ) from None
 
 
 def _fix(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError) and "ts." in str(error):
+        return f"{GUIDE} lists what of TorchServe handlers find"
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
             f"install '{error.name}' in the server's environment, or pack it as a requirement "
@@ -113,21 +143,11 @@ def _wrapped(entry: Entry, config: ModelConfig) -> Entry:
     envelope = config.options.get("envelope")
     if not envelope:
         return entry
-    if envelope not in ("body", "json"):
+    kind = envelopes.NAMES.get(envelope)
+    if kind is None:
         raise ConfigError(
-            f"the envelope '{envelope}' is not supported",
+            f"there is no envelope '{envelope}'",
             key="service_envelope",
-            fix="use 'body' or 'json', or none",
+            fix=f"use one of {', '.join(envelopes.NAMES)}, or none",
         )
-
-    def call(data: list[Any], context: Context) -> Any:
-        rows = [
-            row.get("data") or row.get("body") if isinstance(row, dict) else row for row in data
-        ]
-        if envelope == "body":
-            return entry.call(rows, context)
-        parts = [row.get("instances", [row]) if isinstance(row, dict) else [row] for row in rows]
-        answers = iter(entry.call([item for part in parts for item in part], context))
-        return [{"predictions": [next(answers) for _item in part]} for part in parts]
-
-    return entry._replace(call=call)
+    return entry._replace(call=kind(entry.call).handle)

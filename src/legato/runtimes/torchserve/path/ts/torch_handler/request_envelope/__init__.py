@@ -1,0 +1,1 @@
+"""What stands between a wire's JSON and a handler."""
