@@ -27,6 +27,8 @@ from legato.observe import metrics
 from legato.observe import ovms as ovms_metrics
 from legato.observe.tee import Both
 from legato.protocols.kserve import grpc_service, rest
+from legato.protocols.kserve.facilities import Facilities
+from legato.protocols.kserve.memory import Regions
 from legato.protocols.rpc import health, reflection
 from legato.protocols.rpc.app import RpcApp
 from legato.protocols.rpc.service import Status
@@ -88,6 +90,7 @@ class Server:
         self.ovms_metrics = repository.metrics() if repository is not None else ()
         self.requests = ovms_metrics.Requests() if self.ovms_metrics else None
         self.api = Api(self.engine, self.recorder)
+        self.facilities = Facilities(self.catalog, Regions() if options.allow_client_shm else None)
         self.torchserve = (
             torchserve.Front(self.engine, torchserve.Options.model_validate(options.torchserve))
             if options.torchserve is not None
@@ -232,6 +235,7 @@ def _rpc_services(server: Server) -> list[Service]:
             ovms_metrics.counting(server.engine, requests, "gRPC"),
             stream_order=server.settings.stream_order,
             ready=server.ready,
+            facilities=server.facilities,
         ),
         sequences_service.service(server.api),
         *tfserving_service.services(
@@ -267,6 +271,7 @@ def _routes(server: Server) -> list[Any]:
         *rest.routes(
             ovms_metrics.counting(server.engine, requests, "REST"),
             ready=server.ready,
+            facilities=server.facilities,
             max_body_bytes=server.settings.max_message_bytes,
         ),
         # The last one: it answers for all of /v1 that no other protocol has.

@@ -5,8 +5,9 @@
 
 Two forms, chosen once by :func:`configure`: JSON lines for machines, aligned
 ``key=value`` for people. Fields never carry payloads: bytes and arrays are
-replaced by their size. Below the chosen level an event costs one call that does
-nothing. Records of the standard library's loggers come out the same way.
+replaced by their size. Which levels are written may be changed while the process runs:
+an event of another level costs one call and a look at a set. Records of the standard
+library's loggers come out the same way.
 """
 
 from __future__ import annotations
@@ -53,21 +54,47 @@ def configure(
     if form not in ("auto", "json", "console"):
         raise ValueError(f"log form must be auto, json or console, not '{form}'")
     stream = stream or sys.stderr
-    threshold = getattr(logging, level.upper())
+    write_levels(frozenset(LEVELS[LEVELS.index(level) :]))
     structlog.configure(
         processors=[
+            _drop_silent,
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             drop_payloads,
             *(_console(stream) if _wants_console(form, stream) else _json()),
         ],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=cache,
     )
     root = logging.getLogger()
     root.handlers = [_Bridge()]
-    root.setLevel(max(threshold, logging.WARNING))
+    root.setLevel(logging.WARNING)
+
+
+_silent: set[str] = set()  # beside structlog's own configuration, which is the process's too
+
+
+def write_levels(levels: frozenset[str]) -> None:
+    """Write events of just these levels from now on; of critical ones, always.
+
+    Args:
+        levels: Some of :data:`LEVELS`.
+    """
+    _silent.clear()
+    _silent.update(level for level in LEVELS if level not in levels)
+
+
+def written_levels() -> frozenset[str]:
+    """Return the levels whose events are written."""
+    return frozenset(level for level in LEVELS if level not in _silent)
+
+
+def _drop_silent(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    # An exception is logged by a method of its own name, and is an error.
+    if ("error" if method == "exception" else method) in _silent:
+        raise structlog.DropEvent
+    return event
 
 
 def _wants_console(form: Form, stream: TextIO) -> bool:

@@ -1,4 +1,4 @@
-"""What is served, in messages of the protocol: metadata, configuration, statistics, index."""
+"""What is served, in messages of the protocol: metadata, configuration, statistics."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ if TYPE_CHECKING:
     from legato.engine.statistics import ModelStatistics
     from legato.protocols.kserve.ports import ServedModel
 
-EXTENSIONS = (
-    "sequence",
-    "sequence(string_id)",
-    "model_repository",
-    "model_configuration",
-    "binary_tensor_data",
-    "parameters",
-    "statistics",
-)
-"""Server extensions that work here; clients look for them by these names."""
-
 RECEIPTS = "sequence_receipts"
 """Parameter of a configuration: answers that are kept of a sequence, for repeated steps."""
 
@@ -39,9 +28,9 @@ _CONTROL_KINDS = {
 }
 
 
-def server_metadata(version: str) -> pb.ServerMetadataResponse:
+def server_metadata(version: str, extensions: Iterable[str]) -> pb.ServerMetadataResponse:
     """Return the answer to ServerMetadata."""
-    return pb.ServerMetadataResponse(name="legato", version=version, extensions=EXTENSIONS)
+    return pb.ServerMetadataResponse(name="legato", version=version, extensions=extensions)
 
 
 def client_inputs(signature: Signature) -> list[TensorSpec]:
@@ -174,7 +163,7 @@ def _describe_state(
     made.dims.extend(state.shape[1:] if drop else state.shape)
 
 
-# -- statistics and index -----------------------------------------------------------------
+# -- statistics ---------------------------------------------------------------------------
 
 
 def model_statistics(models: Iterable[ServedModel]) -> pb.ModelStatisticsResponse:
@@ -211,17 +200,3 @@ def _count(entry: pb.ModelStatistics, counts: ModelStatistics) -> None:
         for part in (batch.compute_input, batch.compute_infer, batch.compute_output):
             part.count = int(calls)
         batch.compute_infer.ns = round(seconds * 1e9)
-
-
-def repository_index(models: Iterable[ServedModel], *, only_ready: bool) -> list[dict[str, str]]:
-    """Return name, version, state and reason of each model."""
-    return [
-        {
-            "name": model.name,
-            "version": model.version,
-            "state": "READY" if model.ready else "UNAVAILABLE",
-            "reason": "",
-        }
-        for model in models
-        if model.ready or not only_ready
-    ]

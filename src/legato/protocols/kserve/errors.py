@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from legato.core.errors import (
     CancelledStepError,
     InputError,
+    ModelSaysError,
     ServerError,
     UnknownModelError,
     UnknownSequenceError,
@@ -249,6 +250,7 @@ CASES: dict[str, Case] = {
     "deadline_exceeded": Case(Status.DEADLINE_EXCEEDED, 504, _own),
     "cancelled": Case(Status.CANCELLED, 499, _constant("")),
     "model_failed": Case(Status.INTERNAL, 500, _own),
+    "state_lost": Case(Status.UNAVAILABLE, 503, _own),
     "non_finite_state": Case(Status.INTERNAL, 500, _own),
     "storage_full": Case(Status.RESOURCE_EXHAUSTED, 503, _own),
     "store_unavailable": Case(Status.UNAVAILABLE, 503, _own),
@@ -257,15 +259,31 @@ CASES: dict[str, Case] = {
 """Code of a core error to its statuses and text."""
 
 
+_SAID = {
+    "unknown": Status.UNKNOWN,
+    "not_found": Status.NOT_FOUND,
+    "invalid_argument": Status.INVALID_ARGUMENT,
+    "unavailable": Status.UNAVAILABLE,
+    "unsupported": Status.UNIMPLEMENTED,
+    "already_exists": Status.ALREADY_EXISTS,
+    "cancelled": Status.CANCELLED,
+}
+"""What a model may call its own error, to its status; INTERNAL for the others."""
+
+
 def failure(error: ServerError | RpcError, step: Step, engine: EnginePort) -> Failure:
     """Return the error of a step in the words of this protocol."""
     if isinstance(error, RpcError):
         http_status = HTTP_STATUS.get(error.status, 400)
         return Failure(error.status, http_status, error.message, extra=error.trailers)
     case = CASES.get(error.code, CASES["internal"])
+    status, http_status = case.status, case.http_status
+    if isinstance(error, ModelSaysError):
+        status = _SAID.get(error.category, Status.INTERNAL)
+        http_status = HTTP_STATUS.get(status, 400)
     return Failure(
-        case.status,
-        case.http_status,
+        status,
+        http_status,
         case.text(error, step, engine),
         reason=_reason(error),
         expected_step=error.expected_step,

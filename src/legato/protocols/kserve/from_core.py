@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from legato.protocols.kserve.datatypes import wire_name
+from legato.protocols.kserve.delivery import PlacedHeader
 from legato.protocols.kserve.errors import STATUS
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.special import ID
@@ -51,6 +52,7 @@ def _step_entry(step: int, durability: str) -> bytes:
 
 
 _FINAL = _entry("triton_final_response", pb.InferParameter(bool_param=True))
+_NOT_FINAL = _entry("triton_final_response", pb.InferParameter(bool_param=False))
 _REPLAYED = _entry("sequence_replayed", pb.InferParameter(bool_param=True))
 
 
@@ -62,11 +64,12 @@ class ReplyWriter:
         streamed: Wrap each reply in a ModelStreamInferResponse.
     """
 
-    __slots__ = ("_head", "_headers", "_tells_id", "_version", "model", "streamed")
+    __slots__ = ("_ending", "_head", "_headers", "_tells_id", "_version", "model", "streamed")
 
-    def __init__(self, model: str, *, streamed: bool) -> None:
+    def __init__(self, model: str, *, streamed: bool, final: bool = True) -> None:
         self.model = model
         self.streamed = streamed
+        self._ending = (_FINAL if final else _NOT_FINAL) if streamed else b""
         self._headers: tuple[OutputHeader, ...] | None = None
         self._tells_id = False
         self._version = ""
@@ -75,7 +78,7 @@ class ReplyWriter:
     def write(self, reply: Reply, request_id: str) -> bytes:
         """Return the message for a reply."""
         if reply.headers is not self._headers or reply.version != self._version:
-            self._head = _head(self.model, reply.version, reply.headers, self.streamed)
+            self._head = _head(self.model, reply.version, reply.headers) + self._ending
             self._headers = reply.headers
             self._tells_id = bool(reply.headers) and reply.headers[-1].name == ID
             self._version = reply.version
@@ -117,19 +120,22 @@ def _rare_entries(reply: Reply) -> bytes:
 
 
 @lru_cache(maxsize=1024)
-def _head(
-    model: str,
-    version: str,
-    headers: tuple[OutputHeader, ...],
-    streamed: bool,
-) -> bytes:
+def _head(model: str, version: str, headers: tuple[OutputHeader, ...]) -> bytes:
     response = pb.ModelInferResponse(model_name=model, model_version=version)
-    for name, dtype, shape in headers:
-        response.outputs.add(name=name, datatype=wire_name(dtype), shape=shape)
-    return response.SerializeToString() + (_FINAL if streamed else b"")
+    for header in headers:
+        output = response.outputs.add(
+            name=header.name, datatype=wire_name(header.dtype), shape=header.shape
+        )
+        if isinstance(header, PlacedHeader):
+            place = header.place
+            output.parameters["shared_memory_region"].string_param = place.region
+            output.parameters["shared_memory_byte_size"].int64_param = place.byte_size
+            if place.offset:
+                output.parameters["shared_memory_offset"].int64_param = place.offset
+    return response.SerializeToString()
 
 
-def stream_error(failure: Failure, model: str, request_id: str) -> bytes:
+def stream_error(failure: Failure, model: str, request_id: str, *, final: bool = True) -> bytes:
     """Return the message that tells a stream of a failed request.
 
     The stream goes on, so the gRPC status travels as a parameter.
@@ -138,7 +144,7 @@ def stream_error(failure: Failure, model: str, request_id: str) -> bytes:
     response = message.infer_response
     response.model_name = model
     response.id = request_id
-    response.parameters["triton_final_response"].bool_param = True
+    response.parameters["triton_final_response"].bool_param = final
     for key, value in ((STATUS, failure.status.name), *failure.trailers()):
         response.parameters[key].string_param = value
     return message.SerializeToString()

@@ -11,19 +11,22 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Literal
 
-from legato.core.errors import ClientError, ServerError
-from legato.core.types import KSERVE, Reply, Step
+from legato.core.errors import ClientError, ModelSaysError, ServerError
+from legato.core.types import KSERVE, Reply
+from legato.protocols.kserve.delivery import KserveStep, finished, parts_of, prepare
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.from_core import ReplyWriter, stream_error
 from legato.protocols.kserve.parameters import apply_step_header
-from legato.protocols.kserve.special import adopt, told
+from legato.protocols.kserve.special import adopt
 from legato.protocols.kserve.to_core import fill
-from legato.protocols.rpc.service import RpcError
+from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
+    from legato.protocols.kserve.errors import Failure
+    from legato.protocols.kserve.memory import Regions
     from legato.protocols.kserve.ports import EnginePort
     from legato.protocols.rpc.service import Call
 
@@ -33,18 +36,29 @@ Outcome = Reply | ServerError | RpcError
 LANE_HIGH = 48  # unanswered steps of one sequence at which its stream is paused
 STREAM_HIGH = 1024  # unanswered steps of a stream at which it is paused
 _LANES_KEPT = 1024  # sequences remembered without unanswered steps
+_NOT_UNARY = "ModelInfer RPC doesn't support models with decoupled transaction policy"
 
 
 class Door:
-    """What all calls of this service share: the engine, the order, the reply writers."""
+    """What all calls of this service share: the engine, the order, the reply writers.
 
-    __slots__ = ("_streamed", "_unary", "engine", "stream_order")
+    Args:
+        engine: Where steps go.
+        stream_order: See the module.
+        regions: Shared memory of clients; ``None`` = not allowed.
+    """
 
-    def __init__(self, engine: EnginePort, stream_order: StreamOrder) -> None:
+    __slots__ = ("_parts", "_streamed", "_unary", "engine", "regions", "stream_order")
+
+    def __init__(
+        self, engine: EnginePort, stream_order: StreamOrder, regions: Regions | None = None
+    ) -> None:
         self.engine = engine
         self.stream_order = stream_order
+        self.regions = regions
         self._unary: dict[str, ReplyWriter] = {}
         self._streamed: dict[str, ReplyWriter] = {}
+        self._parts: dict[str, ReplyWriter] = {}
 
     def writer(self, model: str, *, streamed: bool) -> ReplyWriter:
         """Return the writer of a model that has given a reply."""
@@ -54,11 +68,18 @@ class Door:
             writer = writers[model] = ReplyWriter(model, streamed=streamed)
         return writer
 
+    def part_writer(self, model: str) -> ReplyWriter:
+        """Return the writer of answers that are not the last to their request."""
+        writer = self._parts.get(model)
+        if writer is None:
+            writer = self._parts[model] = ReplyWriter(model, streamed=True, final=False)
+        return writer
+
 
 # -- unary --------------------------------------------------------------------------------
 
 
-class _UnaryStep(Step):
+class _UnaryStep(KserveStep):
     """The step of one ModelInfer call.
 
     ``done`` is a method here: a callback object would make a cycle with its step, which
@@ -80,9 +101,11 @@ class _UnaryStep(Step):
         call = self.call
         if call.closed:
             return
+        if self.finishing is not None and isinstance(outcome, Reply):
+            outcome = finished(self, outcome)
         if isinstance(outcome, Reply):
             writer = self.door.writer(self.model, streamed=False)
-            call.send(writer.write(told(outcome, self), self.request_id))
+            call.send(writer.write(outcome, self.request_id))
             call.finish()
         else:
             what = failure(outcome, self, self.door.engine)
@@ -92,10 +115,11 @@ class _UnaryStep(Step):
 class InferCall:
     """Handler of one ModelInfer call."""
 
-    __slots__ = ("_engine", "_step", "_submitted")
+    __slots__ = ("_engine", "_regions", "_step", "_submitted")
 
     def __init__(self, door: Door, call: Call) -> None:
         self._engine = door.engine
+        self._regions = door.regions
         self._step = _UnaryStep(door, call)
         self._submitted = False
 
@@ -103,7 +127,11 @@ class InferCall:
         """Take the request."""
         step = self._step
         try:
-            fill(step, data)
+            fill(step, data, self._regions)
+            if step.model in self._engine.decoupled:
+                raise RpcError(Status.UNIMPLEMENTED, _NOT_UNARY)
+            if step.wishes is not None:
+                prepare(step, self._engine, self._regions)
             adopt(step, self._engine)
             apply_step_header(step.call.metadata.get("legato-step"), step)
         except ClientError as error:
@@ -140,7 +168,7 @@ class _Lane:
         self.order = order
 
 
-class _StreamStep(Step):
+class _StreamStep(KserveStep):
     """A step that knows its stream; its reply may have to wait for earlier ones.
 
     ``done`` is a method here, so that a step needs no callback object of its own.
@@ -159,6 +187,16 @@ class _StreamStep(Step):
     def done(self, outcome: Any) -> None:
         """Hand the outcome to the stream."""
         self.stream.answered(self, outcome)
+
+    def _part(self, body: bytes, meta: dict[str, Any]) -> None:
+        """Hand on an answer that is not the last one."""
+        self.stream.answered_in_part(self, body, meta)
+
+    def let_answer_often(self) -> None:
+        """Be ready for any number of answers."""
+        self.decoupled = True
+        self.called = self.request_id
+        self.partial = self._part
 
 
 class InferStream:
@@ -189,7 +227,7 @@ class InferStream:
         self._order: deque[_StreamStep] | None = deque() if door.stream_order == "request" else None
         self._lanes: dict[tuple[str, int | str], _Lane] = {}
         self._lanes_limit = _LANES_KEPT
-        self._loose: set[_StreamStep] = set()
+        self._loose: dict[_StreamStep, None] = {}  # ordered; a lane keeps the order of others
         self._writers: dict[str, ReplyWriter] = {}
         self._crowded: list[_Lane] = []
         self._unanswered = 0
@@ -209,7 +247,9 @@ class InferStream:
             step.deadline = self._deadline
         refusal: ClientError | RpcError | None = None
         try:
-            fill(step, data)
+            fill(step, data, self._door.regions)
+            if step.wishes is not None:
+                prepare(step, self._door.engine, self._door.regions)
             adopt(step, self._door.engine)
         except ClientError as error:
             refusal = error
@@ -217,6 +257,8 @@ class InferStream:
             if not step.model and not step.request_id:
                 raise  # not even readable: nobody could tell which request has failed
             refusal = error
+        if step.model in self._door.engine.decoupled:
+            step.let_answer_often()
         self._unanswered += 1
         self._enter_lane(step)
         if refusal is None:
@@ -226,8 +268,8 @@ class InferStream:
 
     def _enter_lane(self, step: _StreamStep) -> None:
         name = step.correlation_id
-        if not name and self._order is None:
-            self._loose.add(step)
+        if step.decoupled or (not name and self._order is None):
+            self._loose[step] = None
         else:
             key = (step.model, name or 0)
             lane = self._lanes.get(key)
@@ -264,7 +306,7 @@ class InferStream:
             return
         lane = step.lane
         if lane is None:
-            self._loose.discard(step)
+            self._loose.pop(step, None)
             self._emit(step, outcome)
         else:
             order = lane.order
@@ -297,19 +339,44 @@ class InferStream:
 
     def _emit(self, step: _StreamStep, outcome: Outcome) -> None:
         self._unanswered -= 1
+        if step.finishing is not None and isinstance(outcome, Reply):
+            outcome = finished(step, outcome)
         if isinstance(outcome, Reply):
             model = step.model
             writer = self._writers.get(model)
             if writer is None:
                 writer = self._writers[model] = self._door.writer(model, streamed=True)
-            self._call.send(writer.write(told(outcome, step), step.request_id))
+            if not step.decoupled:
+                self._call.send(writer.write(outcome, step.request_id))
+            elif outcome.headers or step.empty_final:
+                self._call.send(writer.write(outcome, step.called))
             return
-        what = failure(outcome, step, self._door.engine)
+        self._tell(failure(outcome, step, self._door.engine), step)
+
+    def _tell(self, what: Failure, step: _StreamStep, *, final: bool = True) -> None:
         if self._closes_on_error:
             self._call.finish(what.status, what.message, what.trailers())
             self._drop_unanswered()
         else:
-            self._call.send(stream_error(what, step.model, step.request_id))
+            name = step.called or step.request_id
+            self._call.send(stream_error(what, step.model, name, final=final))
+
+    def answered_in_part(self, step: _StreamStep, body: bytes, meta: dict[str, Any]) -> None:
+        """Send answers of a decoupled model that are not the last to their request."""
+        for part in parts_of(body, meta):
+            if self._over or step not in self._loose:
+                return
+            outcome: Outcome
+            if isinstance(part, ModelSaysError):
+                outcome = part
+            else:
+                version = self._door.engine.model(step.model, step.version).version
+                reply = Reply(part.headers, part.data, step.correlation_id or 0, 0, version)
+                outcome = finished(step, reply)
+            if isinstance(outcome, Reply):
+                self._call.send(self._door.part_writer(step.model).write(outcome, step.called))
+            else:
+                self._tell(failure(outcome, step, self._door.engine), step, final=False)
 
     def _resume_if_quiet(self) -> None:
         if self._unanswered > STREAM_HIGH // 2:
@@ -351,4 +418,4 @@ class InferStream:
             orders = [lane.order for lane in self._lanes.values()]
         # From the back: cancelling a step must not let a later one of its sequence begin.
         steps = [step for order in orders for step in reversed(order) if step.outcome is None]
-        return [*steps, *self._loose]
+        return [*steps, *reversed(self._loose)]

@@ -137,7 +137,7 @@ _KNOWN: dict[str, Callable[[str, Value], Setting]] = {
     "sequence_idle_timeout_s": _idle_timeout,
     "priority": _priority,
     "timeout": _timeout,
-    "triton_enable_empty_final_response": _ignored,  # only decoupled models have one
+    "triton_enable_empty_final_response": _flag("empty_final"),
     "headers": _ignored,
     "binary_data_output": _ignored,  # read by the REST converter
 }

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from collections.abc import Set as AbstractSet
 
     from legato.core.types import Signature, Step
     from legato.engine.statistics import ModelStatistics
@@ -43,6 +44,10 @@ class ServedModel(Protocol):
 class EnginePort(Protocol):
     """The one door to the engine."""
 
+    @property
+    def decoupled(self) -> AbstractSet[str]:
+        """Names of models that may answer a step any number of times."""
+
     def submit(self, step: Step) -> None:
         """Take a step; ``step.done`` is called exactly once, perhaps before this returns."""
 
@@ -58,13 +63,3 @@ class EnginePort(Protocol):
 
     def models(self) -> Sequence[ServedModel]:
         """Return all served models."""
-
-
-class ModelControl(Protocol):
-    """Loading and unloading on a client's wish; given only where that is allowed."""
-
-    async def load(self, name: str) -> None:
-        """Load or reload a model. Raises ConfigError or UnknownModelError."""
-
-    async def unload(self, name: str) -> None:
-        """Unload a model. Raises UnknownModelError."""

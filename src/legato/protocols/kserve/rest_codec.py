@@ -27,16 +27,19 @@ from legato.protocols.kserve.datatypes import (
     size_error,
     wire_name,
 )
+from legato.protocols.kserve.delivery import KserveStep, OutputWish, PlacedHeader, wish_of
 from legato.protocols.kserve.describe import client_inputs
+from legato.protocols.kserve.memory import place_of
 from legato.protocols.kserve.parameters import apply, interpret
 from legato.protocols.kserve.special import ID
-from legato.protocols.kserve.to_core import refuse_classification, refuse_shared_memory
+from legato.protocols.kserve.to_core import read_placed
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from legato.core.types import Array, OutputHeader, Reply, Signature, Step
+    from legato.protocols.kserve.memory import Regions
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,16 +57,19 @@ class Wish:
 # -- requests -----------------------------------------------------------------------------
 
 
-def fill_from_json(step: Step, body: bytes, json_bytes: int | None) -> Wish:
+def fill_from_json(
+    step: KserveStep, body: bytes, json_bytes: int | None, regions: Regions | None = None
+) -> Wish:
     """Fill ``step`` (its model is set) from an inference request.
 
     Args:
         step: What to fill.
         body: The whole body, decompressed.
         json_bytes: Length of the JSON at its start; ``None`` = all of it.
+        regions: Shared memory of clients; ``None`` = not allowed.
 
     Raises:
-        RpcError: The body is no JSON, or asks for what is not offered.
+        RpcError: The body is no JSON, or names shared memory that is not there.
         ClientError: The request is wrong.
     """
     if json_bytes is not None and json_bytes > len(body):
@@ -76,11 +82,12 @@ def fill_from_json(step: Step, body: bytes, json_bytes: int | None) -> Wish:
     parameters = _object(head, "parameters", "the request")
     for key, value in parameters.items():
         apply(interpret(key, _scalar(key, value)), step)
-    step.inputs = _read_inputs(_list(head, "inputs"), tail, step.model)
-    wish = _read_outputs(
+    step.inputs = _read_inputs(_list(head, "inputs"), tail, step.model, regions)
+    wish, wishes = _read_outputs(
         _list(head, "outputs"), binary=parameters.get("binary_data_output") is True
     )
     step.outputs = tuple(wish.named)
+    step.wishes = wishes or None
     return wish
 
 
@@ -128,18 +135,25 @@ def _scalar(key: str, value: object) -> bool | int | float | str:
     return value
 
 
-def _read_inputs(entries: list[dict[str, Any]], tail: memoryview, model: str) -> dict[str, Array]:
+def _read_inputs(
+    entries: list[dict[str, Any]], tail: memoryview, model: str, regions: Regions | None
+) -> dict[str, Array]:
     inputs: dict[str, Array] = {}
     at = 0
     for entry in entries:
         name = _text(entry, "name")
         parameters = _object(entry, "parameters", f"input '{name}'")
-        refuse_shared_memory(name, "shared_memory_region" in parameters)
+        place = place_of(name, parameters)
         dtype = numpy_dtype(_text(entry, "datatype"))
         shape = _shape(entry, name)
         size = parameters.get("binary_data_size")
         if name in inputs:
             raise ClientError(f"an input is given twice in a request to model '{model}'")
+        if place is not None:
+            if size is not None or "data" in entry:
+                raise _placed_twice(name, model)
+            inputs[name] = read_placed(name, dtype, shape, place, model, regions)
+            continue
         if size is None:
             inputs[name] = _from_json(entry, dtype, shape, name, model)
             continue
@@ -154,6 +168,15 @@ def _read_inputs(entries: list[dict[str, Any]], tail: memoryview, model: str) ->
             f"the body has {len(tail) - at} bytes more than its inputs say ('binary_data_size')"
         )
     return inputs
+
+
+def _placed_twice(name: str, model: str) -> InputError:
+    return InputError(
+        f"unexpected 'data' or 'binary_data_size' provided when using shared memory for input "
+        f"tensor '{name}' for model '{model}'",
+        reason="value",
+        tensor=name,
+    )
 
 
 def _shape(entry: dict[str, Any], name: str) -> tuple[int, ...]:
@@ -173,14 +196,24 @@ def _from_json(
             reason="no_data",
             tensor=name,
         )
-    if not isinstance(data, list):
-        data = [data]
-    flat = _flat_strings(data, name, model) if dtype.hasobject else _flat(data, dtype, name, model)
+    flat = flat_elements(data, dtype, name, model)
     count = element_count(shape)
     if flat.size != count:
         unit = 1 if dtype.hasobject else dtype.itemsize
         raise size_error(name, model, count * unit, flat.size * unit)
     return flat.reshape(shape)
+
+
+def flat_elements(data: object, dtype: np.dtype[Any], name: str, model: str) -> Array:
+    """Return the elements of a tensor that JSON gives as a value or as nested lists.
+
+    Raises:
+        InputError: They do not have the data type.
+    """
+    values = data if isinstance(data, list) else [data]
+    if dtype.hasobject:
+        return _flat_strings(values, name, model)
+    return _flat(values, dtype, name, model)
 
 
 def _bad_value(name: str, model: str, dtype: np.dtype[Any], why: str) -> InputError:
@@ -239,15 +272,19 @@ def _flat_strings(data: list[Any], name: str, model: str) -> Array:
     return array
 
 
-def _read_outputs(entries: list[dict[str, Any]], *, binary: bool) -> Wish:
-    named = {}
+def _read_outputs(
+    entries: list[dict[str, Any]], *, binary: bool
+) -> tuple[Wish, dict[str, OutputWish]]:
+    named: dict[str, bool] = {}
+    wishes: dict[str, OutputWish] = {}
     for entry in entries:
         name = _text(entry, "name")
         parameters = _object(entry, "parameters", f"output '{name}'")
-        refuse_shared_memory(name, "shared_memory_region" in parameters)
-        refuse_classification(name, "classification" in parameters)
+        special = wish_of(name, place_of(name, parameters), parameters.get("classification"))
+        if special is not None:
+            wishes[name] = special
         named[name] = parameters.get("binary_data", binary) is True
-    return Wish(binary, named)
+    return Wish(binary, named), wishes
 
 
 def fill_from_raw(step: Step, body: bytes, signature: Signature) -> Wish:
@@ -305,15 +342,28 @@ def write_reply(reply: Reply, step: Step, wish: Wish) -> tuple[bytes, int | None
             "datatype": wire_name(header.dtype),
             "shape": list(header.shape),
         }
-        if wish.is_binary(header.name):
+        if isinstance(header, PlacedHeader):
+            output["parameters"] = _place_parameters(header)
+        elif wish.is_binary(header.name):
             output["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
         else:
-            output["data"] = _to_json(header, data)
+            output["data"] = json_values(header, data)
         outputs.append(output)
     head["outputs"] = outputs
     text = orjson.dumps(head)
     return (b"".join((text, *tail)), len(text)) if tail else (text, None)
+
+
+def _place_parameters(header: PlacedHeader) -> dict[str, Any]:
+    place = header.place
+    made: dict[str, Any] = {
+        "shared_memory_region": place.region,
+        "shared_memory_byte_size": place.byte_size,
+    }
+    if place.offset:
+        made["shared_memory_offset"] = place.offset
+    return made
 
 
 def _reply_parameters(reply: Reply) -> dict[str, Any]:
@@ -330,7 +380,8 @@ def _reply_parameters(reply: Reply) -> dict[str, Any]:
     return parameters
 
 
-def _to_json(header: OutputHeader, data: bytes) -> list[Any]:
+def json_values(header: OutputHeader, data: bytes) -> list[Any]:
+    """Return the elements of an output, flat."""
     if header.dtype == "object":
         return [value.decode("utf-8", "backslashreplace") for value in decode_strings(data)]
     dtype = numpy_dtype(wire_name(header.dtype))

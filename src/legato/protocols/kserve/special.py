@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from legato.core.errors import ClientError, ServerError
 from legato.core.types import TFSERVING, OutputHeader, Reply
+from legato.protocols.kserve.delivery import KserveStep, finish_with
 
 if TYPE_CHECKING:
     from legato.core.types import Step
@@ -22,7 +23,7 @@ CONTROL: Final = "sequence_control_input"
 _START, _END = 1, 2
 
 
-def adopt(step: Step, engine: EnginePort) -> None:
+def adopt(step: KserveStep, engine: EnginePort) -> None:
     """Take the special tensors out of a step's inputs, where they are no inputs of its model.
 
     Raises:
@@ -47,6 +48,7 @@ def adopt(step: Step, engine: EnginePort) -> None:
     step.start = step.start or control == _START
     step.end = step.end or control == _END
     step.dialect = TFSERVING
+    finish_with(step, told)
 
 
 def _value(step: Step, name: str, limit: int) -> int:
@@ -61,9 +63,9 @@ def _value(step: Step, name: str, limit: int) -> int:
     return value
 
 
-def told(reply: Reply, step: Step) -> Reply:
-    """Return the reply with the sequence's id as one more output, if it was asked that way."""
-    if step.dialect is not TFSERVING or not isinstance(reply.correlation_id, int):
+def told(reply: Reply) -> Reply:
+    """Return the reply with the sequence's id as one more output."""
+    if not isinstance(reply.correlation_id, int):
         return reply
     name = reply.correlation_id.to_bytes(8, "little")
     return Reply(

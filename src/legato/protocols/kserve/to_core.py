@@ -22,12 +22,17 @@ from legato.protocols.kserve.datatypes import (
     numpy_dtype,
     size_error,
 )
+from legato.protocols.kserve.delivery import KserveStep, OutputWish, wish_of
 from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.kserve.memory import Place, disabled, place_of
 from legato.protocols.kserve.parameters import Setting, add_parameter, interpret
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
-    from legato.core.types import Array, Step
+    from collections.abc import Mapping
+
+    from legato.core.types import Array
+    from legato.protocols.kserve.memory import Regions
 
 _KEPT = 8192  # inner messages remembered, of each kind
 _KEPT_BYTES = 256  # longest of them
@@ -42,23 +47,29 @@ class _Input(NamedTuple):
 
     ``size`` is the exact number of raw bytes, or -1 where the raw bytes need a
     closer look (strings, flags, a shape that no array can have, contents).
+    ``contents`` are the elements themselves, or where in shared memory they lie.
     """
 
     name: str
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
     size: int
-    contents: pb.InferTensorContents | None
+    contents: pb.InferTensorContents | Place | None
 
 
-def fill(step: Step, data: bytes) -> None:
+def fill(step: KserveStep, data: bytes, regions: Regions | None = None) -> None:
     """Fill ``step`` from the bytes of a ModelInferRequest.
 
     Fields are set in an order such that after an error ``step`` still says who
     asked: model, request id and correlation id come first.
 
+    Args:
+        step: What to fill.
+        data: The message.
+        regions: Shared memory of clients; ``None`` = not allowed.
+
     Raises:
-        RpcError: The bytes are no such message, or ask for shared memory.
+        RpcError: The bytes are no such message, or name shared memory that is not there.
         ClientError: A parameter or tensor is wrong.
     """
     try:
@@ -78,10 +89,14 @@ def fill(step: Step, data: bytes) -> None:
             setattr(step, attribute, value)
         elif attribute is not None:
             add_parameter(step, *value)
-    step.inputs = _inputs(flat.inputs[:], flat.raw_input_contents[:], step.model)
+    step.inputs = _inputs(flat.inputs[:], flat.raw_input_contents[:], step.model, regions)
     outputs = flat.outputs[:]
     if outputs:
-        step.outputs = tuple([_output_name(entry) for entry in outputs])
+        entries = tuple(outputs)
+        kept = sum(map(len, entries)) <= _KEPT_BYTES
+        step.outputs, wishes = _known_outputs(entries) if kept else _outputs(entries)
+        if wishes is not None:
+            step.wishes = wishes
 
 
 def _unreadable() -> RpcError:
@@ -108,9 +123,11 @@ _known_parameter = lru_cache(maxsize=_KEPT)(_parameter)
 # -- inputs -------------------------------------------------------------------------------
 
 
-def _inputs(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Array]:
+def _inputs(
+    entries: list[bytes], raws: list[bytes], model: str, regions: Regions | None
+) -> dict[str, Array]:
     if len(entries) != len(raws):
-        return _inputs_from_contents(entries, raws, model)
+        return _scattered_inputs(entries, raws, model, regions)
     inputs: dict[str, Array] = {}
     for entry, raw in zip(entries, raws, strict=True):
         if len(entry) <= _KEPT_BYTES:
@@ -122,7 +139,7 @@ def _inputs(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Ar
         elif size != _SLOW:
             raise size_error(name, model, size, len(raw))
         elif contents is not None:
-            raise _both(name, model)
+            raise _both(name, model, contents)
         else:
             inputs[name] = decode_raw(raw, dtype, shape, name, model)
     if len(inputs) != len(entries):
@@ -130,13 +147,18 @@ def _inputs(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Ar
     return inputs
 
 
-def _both(name: str, model: str) -> InputError:
-    return InputError(
-        f"input '{name}' for model '{model}' has contents although the request has "
-        "raw_input_contents; use one of them",
-        reason="value",
-        tensor=name,
-    )
+def _both(name: str, model: str, contents: pb.InferTensorContents | Place) -> InputError:
+    if isinstance(contents, Place):
+        text = (
+            "unexpected 'content' provided when using shared memory for input tensor "
+            f"'{name}'" + (f" for model '{model}'" if model else "")
+        )
+    else:
+        text = (
+            f"input '{name}' for model '{model}' has contents although the request has "
+            "raw_input_contents; use one of them"
+        )
+    return InputError(text, reason="value", tensor=name)
 
 
 def _input(entry: bytes) -> _Input:
@@ -144,10 +166,9 @@ def _input(entry: bytes) -> _Input:
         tensor = pb.ModelInferRequest.InferInputTensor.FromString(entry)
     except DecodeError:
         raise _unreadable() from None
-    refuse_shared_memory(tensor.name, "shared_memory_region" in tensor.parameters)
     dtype = numpy_dtype(tensor.datatype)
     shape = checked_shape(tensor.shape[:], tensor.name)
-    contents = tensor.contents if tensor.HasField("contents") else None
+    contents = _own_contents(tensor)
     size = element_count(shape) * dtype.itemsize
     # A view needs no look at the bytes, unless they are strings or flags; empty arrays
     # of odd shapes are left to the slow way too.
@@ -158,35 +179,80 @@ def _input(entry: bytes) -> _Input:
 _known_input = lru_cache(maxsize=_KEPT)(_input)
 
 
-def refuse_shared_memory(name: str, asked: bool) -> None:
-    """Refuse a tensor that lies in shared memory.
+def _own_contents(
+    tensor: pb.ModelInferRequest.InferInputTensor,
+) -> pb.InferTensorContents | Place | None:
+    """Return what a tensor says of where its elements are; ``None`` = behind the request."""
+    contents = tensor.contents if tensor.HasField("contents") else None
+    place = place_of(tensor.name, _plain(tensor.parameters)) if tensor.parameters else None
+    if place is not None and contents is not None:
+        raise _both(tensor.name, "", place)
+    return place or contents
+
+
+def _plain(parameters: Mapping[str, pb.InferParameter]) -> dict[str, object]:
+    made: dict[str, object] = {}
+    for key, value in parameters.items():
+        kind = value.WhichOneof("parameter_choice")
+        if kind is not None:
+            made[key] = getattr(value, kind)
+    return made
+
+
+def _scattered_inputs(
+    entries: list[bytes], raws: list[bytes], model: str, regions: Regions | None
+) -> dict[str, Array]:
+    """Gather inputs of which some lie in shared memory, or are contents."""
+    inputs: dict[str, Array] = {}
+    left = iter(raws)
+    for entry in entries:
+        tensor = _known_input(entry) if len(entry) <= _KEPT_BYTES else _input(entry)
+        if isinstance(tensor.contents, Place):
+            array = read_placed(
+                tensor.name, tensor.dtype, tensor.shape, tensor.contents, model, regions
+            )
+        elif not raws:
+            array = _from_contents(tensor, model)
+        elif tensor.contents is not None:
+            raise _both(tensor.name, model, tensor.contents)
+        else:
+            raw = next(left, None)
+            if raw is None:
+                raise _no_data(tensor.name, model)
+            array = decode_raw(raw, tensor.dtype, tensor.shape, tensor.name, model)
+        if tensor.name in inputs:
+            raise ClientError(f"an input is given twice in a request to model '{model}'")
+        inputs[tensor.name] = array
+    surplus = sum(1 for _raw in left)
+    if surplus:
+        raise ClientError(
+            f"the request to model '{model}' has {len(entries)} inputs, {len(raws) - surplus} of "
+            f"them not in shared memory, but {len(raws)} raw_input_contents"
+        )
+    return inputs
+
+
+def read_placed(
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    place: Place,
+    model: str,
+    regions: Regions | None,
+) -> Array:
+    """Return an input that lies in shared memory; a copy, as the client may change it.
 
     Raises:
-        RpcError: It does.
+        RpcError: Shared memory is not allowed, or the place is none.
+        InputError: The size does not fit the shape.
     """
-    if asked:
-        raise RpcError(
-            Status.UNIMPLEMENTED,
-            f"tensor '{name}' names a shared memory region: Client shared memory is disabled.",
-        )
-
-
-def _inputs_from_contents(entries: list[bytes], raws: list[bytes], model: str) -> dict[str, Array]:
-    tensors = [_input(entry) for entry in entries]
-    if raws:
-        for tensor in tensors:
-            if tensor.contents is not None:
-                raise _both(tensor.name, model)
-        if len(raws) > len(entries):
-            raise ClientError(
-                f"the request to model '{model}' has {len(entries)} inputs but {len(raws)} "
-                "raw_input_contents"
-            )
-        raise _no_data(tensors[len(raws)].name, model)
-    inputs = {tensor.name: _from_contents(tensor, model) for tensor in tensors}
-    if len(inputs) != len(entries):
-        raise ClientError(f"an input is given twice in a request to model '{model}'")
-    return inputs
+    if regions is None:
+        raise disabled()
+    region = regions.find(place.region)
+    region.check(place.offset, place.byte_size)
+    if not dtype.hasobject and place.byte_size != element_count(shape) * dtype.itemsize:
+        raise size_error(name, model, element_count(shape) * dtype.itemsize, place.byte_size)
+    return decode_raw(region.read(place.offset, place.byte_size), dtype, shape, name, model)
 
 
 def _no_data(name: str, model: str) -> InputError:
@@ -215,7 +281,7 @@ _CONTENTS_FIELD = {
 
 def _from_contents(tensor: _Input, model: str) -> Array:
     name, dtype, shape, _, contents = tensor
-    if contents is None:
+    if contents is None or isinstance(contents, Place):
         raise _no_data(name, model)
     field = _CONTENTS_FIELD.get(dtype.name)
     if field is None:
@@ -247,31 +313,24 @@ def _from_contents(tensor: _Input, model: str) -> Array:
 # -- outputs ------------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=_KEPT)
-def _known_output(entry: bytes) -> str:
-    try:
-        wanted = pb.ModelInferRequest.InferRequestedOutputTensor.FromString(entry)
-    except DecodeError:
-        raise _unreadable() from None
-    refuse_shared_memory(wanted.name, "shared_memory_region" in wanted.parameters)
-    refuse_classification(wanted.name, "classification" in wanted.parameters)
-    return wanted.name
+def _outputs(entries: tuple[bytes, ...]) -> tuple[tuple[str, ...], dict[str, OutputWish] | None]:
+    """Return the names of the outputs asked for, and what is special about them, if anything."""
+    names: list[str] = []
+    wishes: dict[str, OutputWish] = {}
+    for entry in entries:
+        try:
+            wanted = pb.ModelInferRequest.InferRequestedOutputTensor.FromString(entry)
+        except DecodeError:
+            raise _unreadable() from None
+        names.append(wanted.name)
+        if wanted.parameters:
+            parameters = _plain(wanted.parameters)
+            wish = wish_of(
+                wanted.name, place_of(wanted.name, parameters), parameters.get("classification")
+            )
+            if wish is not None:
+                wishes[wanted.name] = wish
+    return tuple(names), wishes or None
 
 
-def _output_name(entry: bytes) -> str:
-    if len(entry) > _KEPT_BYTES:
-        return str(_known_output.__wrapped__(entry))
-    return _known_output(entry)
-
-
-def refuse_classification(name: str, asked: bool) -> None:
-    """Refuse an output asked for as class labels.
-
-    Raises:
-        RpcError: It is.
-    """
-    if asked:
-        raise RpcError(
-            Status.UNIMPLEMENTED,
-            f"output '{name}' is asked for with 'classification', which this server does not have",
-        )
+_known_outputs = lru_cache(maxsize=_KEPT)(_outputs)

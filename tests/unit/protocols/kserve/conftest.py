@@ -37,6 +37,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.steps: deque[Step] = deque()
         self.cancelled: list[Step] = []
+        self.decoupled: set[str] = set()
         self.answer: Any = None  # outcome given at once, where set
         self.handles = {"accumulator": served("accumulator", ACCUMULATOR)}
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
-from legato.core.errors import ConfigError
 from legato.core.types import (
     ControlKind,
     InputKind,
@@ -15,8 +12,10 @@ from legato.core.types import (
     TensorSpec,
     UpdateRule,
 )
+from legato.protocols.kserve.facilities import Facilities, NoRepository
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.grpc_service import service
+from legato.protocols.kserve.memory import Regions
 from legato.protocols.rpc.service import RpcError, Status
 
 RPCS = {
@@ -150,12 +149,18 @@ def test_statistics_count_rows_calls_and_failures(engine, ask) -> None:
     assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(2, 1), (4, 1)]
 
 
-def test_only_what_works_is_an_extension(ask) -> None:
-    """Clients choose their behaviour by these names."""
-    extensions = set(ask("ServerMetadata", pb.ServerMetadataRequest()).extensions)
+def test_only_what_works_is_an_extension(engine, ask, tmp_path) -> None:
+    """Clients choose their behaviour by these names; nothing is traced, and no GPU is read."""
+    allowed = Facilities(NoRepository(engine), Regions(str(tmp_path)))
 
-    assert {"sequence", "sequence(string_id)", "statistics"} <= extensions
-    assert not {"system_shared_memory", "cuda_shared_memory", "trace", "logging"} & extensions
+    extensions = set(ask("ServerMetadata", pb.ServerMetadataRequest()).extensions)
+    with_memory = set(
+        ask("ServerMetadata", pb.ServerMetadataRequest(), facilities=allowed).extensions
+    )
+
+    assert {"sequence", "sequence(string_id)", "statistics", "logging"} <= extensions
+    assert not {"system_shared_memory", "cuda_shared_memory", "trace"} & extensions
+    assert with_memory - extensions == {"system_shared_memory"}
 
 
 def test_index_lists_models_and_can_leave_out_those_not_ready(engine, ask) -> None:
@@ -169,24 +174,6 @@ def test_index_lists_models_and_can_leave_out_those_not_ready(engine, ask) -> No
         ("accumulator", "1", "UNAVAILABLE")
     ]
     assert list(ready) == []
-
-
-@pytest.mark.parametrize(
-    ("rpc", "status"),
-    [(f"{m}SharedMemory{v}", Status.UNIMPLEMENTED) for m in ("System", "Cuda")
-     for v in ("Status", "Register", "Unregister")]
-    + [("TraceSetting", Status.UNIMPLEMENTED), ("LogSettings", Status.UNIMPLEMENTED)]
-    + [("RepositoryModelLoad", Status.UNAVAILABLE), ("RepositoryModelUnload", Status.UNAVAILABLE)],
-)  # fmt: skip
-def test_what_is_not_offered_says_so(engine, call, rpc, status) -> None:
-    """A status and a sentence, not a broken connection."""
-    handler = service(engine).methods[rpc].factory(call)
-
-    with pytest.raises(RpcError) as caught:
-        handler.message(b"")
-
-    assert caught.value.status is status
-    assert len(caught.value.message) > 20
 
 
 @pytest.mark.parametrize("rpc", ["ModelMetadata", "ModelConfig", "ModelStatistics"])
@@ -206,38 +193,3 @@ def test_garbage_is_refused_by_every_method(engine, call, rpc) -> None:
     """Bytes that are no message end the call with a status."""
     with pytest.raises(RpcError):
         service(engine).methods[rpc].factory(call).message(b"\xff\xff\xff")
-
-
-class FakeControl:
-    def __init__(self) -> None:
-        self.done = []
-
-    async def load(self, name: str) -> None:
-        if name == "broken":
-            raise ConfigError("no such file", file="broken/model.yaml")
-        self.done.append(("load", name))
-
-    async def unload(self, name: str) -> None:
-        self.done.append(("unload", name))
-
-
-async def test_models_are_loaded_and_unloaded_where_allowed(engine, kit) -> None:
-    """The answer comes when it is done; a bad configuration is the client's error."""
-    control = FakeControl()
-    methods = service(engine, control=control).methods
-    calls = []
-    for rpc, name in (
-        ("RepositoryModelLoad", "a"),
-        ("RepositoryModelUnload", "b"),
-        ("RepositoryModelLoad", "broken"),
-    ):
-        calls.append(kit.Call())
-        request = getattr(pb, f"{rpc}Request")(model_name=name)
-        methods[rpc].factory(calls[-1]).message(request.SerializeToString())
-
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
-
-    assert control.done == [("load", "a"), ("unload", "b")]
-    assert [call.status for call in calls] == [Status.OK, Status.OK, Status.INVALID_ARGUMENT]
-    assert "broken/model.yaml" in calls[2].text

@@ -179,11 +179,11 @@ async def test_index_and_control(engine) -> None:
     [
         ("GET", "/v2/nothing", 404),
         ("GET", "/v2/models/x", 404),
-        ("POST", "/v2/models/accumulator/generate", 404),
+        ("POST", "/v2/models/x/generate", 404),
+        ("GET", "/v2/models/x/trace/setting", 404),
         ("GET", "/v2/systemsharedmemory/status", 501),
         ("POST", "/v2/cudasharedmemory/region/r/register", 501),
-        ("GET", "/v2/trace/setting", 501),
-        ("GET", "/v2/logging", 501),
+        ("GET", "/v2/cudasharedmemory/region/r/status", 404),
     ],
 )
 async def test_what_is_not_there_says_so(engine, method, path, status) -> None:

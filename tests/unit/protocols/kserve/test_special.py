@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 
 from legato.core.errors import ClientError
-from legato.core.types import KSERVE, TFSERVING, Signature, Step, TensorSpec
+from legato.core.types import KSERVE, TFSERVING, Signature, TensorSpec
+from legato.protocols.kserve.delivery import KserveStep, finished
 from legato.protocols.kserve.from_core import ReplyWriter
 from legato.protocols.kserve.gen import kserve_pb2 as pb
-from legato.protocols.kserve.special import adopt, told
+from legato.protocols.kserve.special import adopt
 
 X = np.float32([[1]])
 
 
 def step(**inputs):
     made = {name: np.asarray(value) for name, value in inputs.items()}
-    return Step("accumulator", None, {"INPUT": X, **made}, KSERVE)
+    return KserveStep("accumulator", None, {"INPUT": X, **made}, KSERVE)
 
 
 @pytest.mark.parametrize("dtype", ["uint64", "uint32", "int64", "int32"])
@@ -94,7 +95,7 @@ def test_the_reply_tells_the_id_twice(engine, kit, name) -> None:
     reply = kit.reply(step=5)
     reply.correlation_id = name
 
-    data = ReplyWriter("accumulator", streamed=False).write(told(reply, sent), "")
+    data = ReplyWriter("accumulator", streamed=False).write(finished(sent, reply), "")
 
     answer = pb.ModelInferResponse.FromString(data)
     parameter = answer.parameters["sequence_id"]
@@ -103,8 +104,9 @@ def test_the_reply_tells_the_id_twice(engine, kit, name) -> None:
     assert answer.raw_output_contents[-1] == name.to_bytes(8, "little")
 
 
-def test_other_replies_are_as_they_were(kit) -> None:
+def test_other_replies_are_as_they_were(engine, kit) -> None:
     """Nobody who did not ask gets another output."""
-    reply = kit.reply(step=5)
+    reply, sent = kit.reply(step=5), step()
+    adopt(sent, engine)
 
-    assert told(reply, step()) is reply
+    assert finished(sent, reply) is reply

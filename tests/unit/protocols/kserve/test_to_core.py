@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from legato.core.errors import ClientError, InputError
-from legato.core.types import KSERVE, Step
+from legato.core.types import KSERVE
+from legato.protocols.kserve.delivery import KserveStep, OutputWish
 from legato.protocols.kserve.gen import kserve_pb2 as pb
+from legato.protocols.kserve.memory import Place, Regions
 from legato.protocols.kserve.to_core import fill
 from legato.protocols.rpc.service import RpcError, Status
 
@@ -33,15 +35,15 @@ PARAMETERS = st.dictionaries(
 )
 
 
-def filled(message: pb.ModelInferRequest) -> Step:
-    step = Step("", None, {}, KSERVE)
-    fill(step, message.SerializeToString())
+def filled(message: pb.ModelInferRequest, regions: Regions | None = None) -> KserveStep:
+    step = KserveStep("", None, {}, KSERVE)
+    fill(step, message.SerializeToString(), regions)
     return step
 
 
 def problem_of(data: bytes) -> RpcError | ClientError | None:
     try:
-        fill(Step("", None, {}, KSERVE), data)
+        fill(KserveStep("", None, {}, KSERVE), data)
     except (RpcError, ClientError) as error:
         return error
     return None
@@ -228,7 +230,7 @@ def test_wrong_parameters_are_refused_and_the_asker_is_known(kit, key, field, va
     """The error names the parameter; model and id are set for the answer."""
     message = kit.request(None, request_id="r")
     setattr(message.parameters[key], field, value)
-    step = Step("", None, {}, KSERVE)
+    step = KserveStep("", None, {}, KSERVE)
 
     with pytest.raises(ClientError) as caught:
         fill(step, message.SerializeToString())
@@ -332,13 +334,161 @@ def test_unknown_datatypes_are_refused(kit, datatype) -> None:
         filled(message)
 
 
-def test_shared_memory_is_not_offered(kit) -> None:
-    """Tensors in shared memory are UNIMPLEMENTED, on the way in and out."""
-    incoming, outgoing = kit.request(), kit.request()
-    incoming.inputs[0].parameters["shared_memory_region"].string_param = "r"
-    outgoing.outputs.add(name="O").parameters["shared_memory_region"].string_param = "r"
+# -- shared memory ------------------------------------------------------------------------
 
-    for message in (incoming, outgoing):
-        with pytest.raises(RpcError) as caught:
-            filled(message)
-        assert caught.value.status is Status.UNIMPLEMENTED
+
+@pytest.fixture
+def regions(tmp_path):
+    """A region ``r`` of four floats, 10 to 13."""
+    (tmp_path / "mine").write_bytes(np.float32([10, 11, 12, 13]).tobytes())
+    made = Regions(str(tmp_path))
+    made.register("r", "/mine", 0, 16)
+    return made
+
+
+def placed(kit, region="r", size=4, offset=0):
+    """A request whose input lies in shared memory."""
+    message = kit.request()
+    del message.raw_input_contents[:]
+    parameters = message.inputs[0].parameters
+    parameters["shared_memory_region"].string_param = region
+    parameters["shared_memory_byte_size"].int64_param = size
+    if offset:
+        parameters["shared_memory_offset"].int64_param = offset
+    return message
+
+
+def test_shared_memory_that_is_not_allowed_is_refused(kit) -> None:
+    """The text says which option allows it."""
+    with pytest.raises(RpcError) as caught:
+        filled(placed(kit))
+
+    assert caught.value.status is Status.UNIMPLEMENTED
+    assert "Start the server with '--allow-client-shm=true' to enable." in caught.value.message
+
+
+def test_an_input_is_copied_out_of_shared_memory(kit, regions, tmp_path) -> None:
+    """What the client writes there afterwards does not change the step."""
+    step = filled(placed(kit, offset=8), regions)
+    (tmp_path / "mine").write_bytes(bytes(16))
+
+    assert step.inputs["INPUT"].tolist() == [[12]]
+
+
+def test_inputs_in_and_out_of_shared_memory_may_be_mixed(kit, regions) -> None:
+    """Raw contents belong to the inputs that are not in shared memory, in their order."""
+    message = placed(kit)
+    for name, value in (("A", 1), ("B", 2)):
+        message.inputs.add(name=name, datatype="FP32", shape=[1, 1])
+        message.raw_input_contents.append(np.float32([value]).tobytes())
+    message.inputs.insert(0, message.inputs.pop(1))
+
+    step = filled(message, regions)
+
+    assert {name: array.item() for name, array in step.inputs.items()} == {
+        "A": 1, "INPUT": 10, "B": 2,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text"),
+    [
+        ({"region": "q"}, Status.NOT_FOUND, "Unable to find shared memory region: 'q'"),
+        ({"offset": 16}, Status.INVALID_ARGUMENT, "Invalid offset for shared memory region: 'r'"),
+        (
+            {"offset": 12, "size": 8},
+            Status.INVALID_ARGUMENT,
+            "Invalid offset + byte size for shared memory region: 'r'",
+        ),
+        ({"size": -1}, Status.INVALID_ARGUMENT, "expected 0 or more, got -1"),
+    ],
+)
+def test_places_that_are_none_are_refused(kit, regions, changes, status, text) -> None:
+    """Triton's words, and what was found."""
+    with pytest.raises(RpcError) as caught:
+        filled(placed(kit, **changes), regions)
+
+    assert caught.value.status is status
+    assert text in caught.value.message
+
+
+def test_a_placed_input_of_another_size_is_refused(kit, regions) -> None:
+    """The shape says how many bytes there must be."""
+    with pytest.raises(InputError, match="Expected 4, got 8"):
+        filled(placed(kit, size=8), regions)
+
+
+@pytest.mark.parametrize("where", ["contents", "raw"])
+def test_a_placed_input_with_content_is_refused(kit, regions, where) -> None:
+    """It would not be known which of them counts."""
+    message = placed(kit)
+    if where == "contents":
+        message.inputs[0].contents.fp32_contents.append(1)
+    else:
+        message.raw_input_contents.append(bytes(4))
+
+    with pytest.raises(InputError, match="unexpected 'content' provided when using shared memory"):
+        filled(message, regions)
+
+
+def test_more_raw_contents_than_inputs_outside_are_refused(kit, regions) -> None:
+    """None may be left over."""
+    message = placed(kit)
+    message.inputs.add(name="A", datatype="FP32", shape=[1, 1])
+    message.raw_input_contents.extend([bytes(4)] * 3)
+
+    with pytest.raises(ClientError, match="but 3 raw_input_contents"):
+        filled(message, regions)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "text"),
+    [
+        ({"shared_memory_offset": 0}, "can not be specified without 'shared_memory_region'"),
+        ({"shared_memory_byte_size": 4}, "can not be specified without 'shared_memory_region'"),
+        ({"shared_memory_region": "r"}, "'shared_memory_byte_size' must be specified along with"),
+        (
+            {"shared_memory_region": 7, "shared_memory_byte_size": 4},
+            "invalid value type for 'shared_memory_region' parameter for tensor 'INPUT', expected",
+        ),
+        (
+            {"shared_memory_region": "r", "shared_memory_byte_size": "4"},
+            "invalid value type for 'shared_memory_byte_size'",
+        ),
+    ],
+)
+def test_parameters_of_a_place_must_agree(kit, regions, parameters, text) -> None:
+    """The text names parameter and tensor."""
+    message = kit.request()
+    for key, value in parameters.items():
+        field = "string_param" if isinstance(value, str) else "int64_param"
+        setattr(message.inputs[0].parameters[key], field, value)
+
+    with pytest.raises(RpcError, match=text):
+        filled(message, regions)
+
+
+def test_outputs_may_be_wanted_elsewhere(kit) -> None:
+    """The names are known as ever; what is special about them stands beside."""
+    message = kit.request()
+    message.outputs.add(name="A")
+    wanted = message.outputs.add(name="B").parameters
+    wanted["shared_memory_region"].string_param = "r"
+    wanted["shared_memory_byte_size"].int64_param = 8
+    message.outputs.add(name="C").parameters["classification"].int64_param = 3
+
+    step = filled(message)
+
+    assert step.outputs == ("A", "B", "C")
+    assert step.wishes == {"B": OutputWish(Place("r", 0, 8)), "C": OutputWish(None, 3)}
+
+
+@pytest.mark.parametrize("count", [0, -1, True, "3"])
+def test_classes_are_counted(kit, count) -> None:
+    """At least one, and a number."""
+    message = kit.request()
+    field = {bool: "bool_param", str: "string_param", int: "int64_param"}[type(count)]
+    setattr(message.outputs.add(name="C").parameters["classification"], field, count)
+
+    with pytest.raises(RpcError, match="'classification' parameter for output 'C'"):
+        filled(message)
