@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable, Iterable
+    from collections.abc import Hashable, Iterable, Iterator
 
 
 class Schedulable(Protocol):
@@ -67,6 +67,9 @@ class Scheduler(Generic[W]):
 
     def __len__(self) -> int:
         return len(self._ready)
+
+    def __iter__(self) -> Iterator[W]:
+        return iter(self._ready)
 
     def __repr__(self) -> str:
         return f"<Scheduler ready={len(self._ready)}>"

@@ -77,10 +77,15 @@ class Admission:
         if model.unanswered > model.max_queued:
             return ServerBusyError(model.max_queued)
         step.arrived = self._engine.clock()
+        if model.line is not None:
+            step.done = model.line.take(step.done)
         if not model.stateful:
             return self._admit_stateless(model, step)
         correlation_id = step.correlation_id
         if not correlation_id:
+            if model.iterative:  # every request is a sequence of its own
+                step.start = True
+                return self._admit_unnamed(model, step)
             if not (step.dialect.server_gives_id and (step.start or step.dialect.unknown_opens)):
                 return MissingIdError(step.model)
             return self._admit_unnamed(model, step)
@@ -139,7 +144,15 @@ class Admission:
             return internal_error(error)
         if problem is None:
             nobody = Sequence(SequenceKey(step.model, step.correlation_id or 0))
-            self._engine.schedule(handle, Work(handle, nobody, step, 0, _NO_STATE))
+            rules = handle.queue_rules
+            if rules is not None:
+                full = rules.enter(handle, step)
+                if full is not None:
+                    return full
+            work = Work(handle, nobody, step, 0, _NO_STATE)
+            self._engine.schedule(handle, work)
+            if rules is not None:
+                rules.watch(handle, work)
         return problem
 
     def _new_id(self, model: Model) -> int:
@@ -288,8 +301,8 @@ class Admission:
                 self._engine.finish(step, error)
                 return False
         if step.version and step.version != handle.version:
-            error = OtherVersionError(step.correlation_id or 0, handle.version)
-            self._engine.finish(step, error)
+            elsewhere = OtherVersionError(step.correlation_id or 0, handle.version)
+            self._engine.finish(step, elsewhere)
             return False
         problem = handle.check(step, first=False)
         state = sequence.state

@@ -37,9 +37,11 @@ from legato.engine.admission import Admission
 from legato.engine.commits import Commits
 from legato.engine.committer import Committer
 from legato.engine.model import ModelHandle
+from legato.engine.queueing import QueueRules
 from legato.engine.residence import Residence
 from legato.engine.succession import Succession
 from legato.engine.table import Model
+from legato.engine.warmup import warm_up
 from legato.engine.workers import Workers
 from legato.observe.log import get_logger
 from legato.repository.loader import content_digest
@@ -188,6 +190,9 @@ class Engine:
         handle.post = asyncio.get_running_loop().call_soon_threadsafe  # models come before start()
         for instance in handle.instances:
             instance.suspicion = self.suspicion
+        if config.queue is not None and not handle.stateful:
+            later = asyncio.get_running_loop().call_later
+            handle.queue_rules = QueueRules(config.queue, self.fail, later)
         model = self.tables.get(config.name)
         if model is None:
             model = self.tables[config.name] = Model(config.name)
@@ -221,6 +226,8 @@ class Engine:
                 # What loading found out (states, axes, the gate) need not be found out again.
                 clone = getattr(runtimes[0], "clone", None) if runtimes else None
                 runtimes += [await asyncio.to_thread(clone or partial(build, config))]
+                if config.warmup:
+                    await asyncio.to_thread(warm_up, runtimes[-1], config)
         except BaseException:
             for runtime in runtimes:
                 runtime.close()
@@ -257,7 +264,7 @@ class Engine:
 
     async def _let_go(self, model: Model, gone: list[ModelHandle], *, keep_sequences: bool) -> None:
         """Free versions that are served no more, or let their sequences go on to their end."""
-        kept = [h for h in gone if keep_sequences and h.stateful and not model.reads(h.digest)]
+        kept = [h for h in gone if keep_sequences and h.stateful and not model.continues(h)]
         for handle in gone:
             if handle in kept:
                 self._succession.give_way(model, handle)
@@ -287,6 +294,9 @@ class Engine:
             raise UnknownModelError(name, version)
         for handle in gone:
             model.remove(handle)
+        if not version and not keep_sequences:  # nor do the sequences go on that outlived theirs
+            gone += model.lingering
+            model.lingering.clear()
         if not model.versions:
             self.admission.clear_backlog(model, UnknownModelError(name, unloaded=True))
         await self._let_go(model, gone, keep_sequences=keep_sequences)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from legato.core.types import Array, SequenceKey, Signature, Step, TensorSpec
+    from legato.engine.queueing import QueueRules
     from legato.engine.work import Work
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import Runtime
@@ -40,6 +41,7 @@ class ModelHandle:
         stateful: Has state, so its steps belong to sequences.
         pinned: Incarnations of the sequences that live on it, once it gives way to another
             version (see :mod:`legato.engine.succession`); ``None`` before that.
+        queue_rules: How steps wait, where the config says so and there is no state.
         waits_for_live: A batch waits for sequences that live now, and for no others.
         gave_way_at: When that was, in monotonic seconds.
         searched: ``pinned`` is complete.
@@ -86,6 +88,7 @@ class ModelHandle:
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
+        self.queue_rules: QueueRules | None = None
         self.waits_for_live = self.stateful and config.wait_for == "live"
         self.sticky = bool(config.options.get("sticky")) and config.instance == "process"
         self.instances = [self.make_instance(runtime) for runtime in runtimes]
@@ -114,6 +117,23 @@ class ModelHandle:
     def reads(self, digest: str) -> bool:
         """Tell whether it goes on with state that was written by this content (D8)."""
         return digest == self.digest or digest in self.config.compatible_with
+
+    def takes_over(self, old: ModelHandle) -> bool:
+        """Tell whether state of another version's shapes and dtypes fits this one's."""
+        mine, theirs = self.signature.states, old.signature.states
+        named_alike = self.digest != old.digest or [s.input for s in mine] == [
+            s.input for s in theirs
+        ]
+        return (
+            named_alike
+            and len(mine) == len(theirs)
+            and all(
+                a.dtype == b.dtype
+                and len(a.shape) == len(b.shape)
+                and all(x in (-1, y) for x, y in zip(a.shape, b.shape, strict=True))
+                for a, b in zip(mine, theirs, strict=True)
+            )
+        )
 
     def make_instance(self, runtime: Runtime) -> Instance:
         """Put a loaded copy to work; it takes no plans before it is among ``free``."""

@@ -56,6 +56,7 @@ class ModelStatistics:
         live, resident, running: Gauges of sequences.
         waiting: Sequences with a step that waits for its turn.
         queued: Steps that wait.
+        backlog: New sequences that wait for room.
         state_bytes: Bytes of resident state.
     """
 
@@ -76,5 +77,6 @@ class ModelStatistics:
     resident: int = 0
     waiting: int = 0
     queued: int = 0
+    backlog: int = 0
     running: int = 0
     state_bytes: int = 0

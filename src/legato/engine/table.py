@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
+from legato.engine.ordering import Line
 
 if TYPE_CHECKING:
     from legato.core.types import CorrelationId, RecordHead, StateRow
@@ -25,6 +26,8 @@ class Model:
         unanswered: Steps taken and not yet answered.
         last_id: Newest id that the server gave.
         preferred: Version that is the default while it is served; "" = the highest one.
+        iterative: A request without an id is a sequence of its own.
+        line: Keeps answers in the order of their steps, where that is asked for.
         default: The version that steps without a version begin on.
     """
 
@@ -44,6 +47,8 @@ class Model:
         self.max_queued_steps = 1
         self.max_queued = 1
         self.max_age_s = 0.0
+        self.iterative = False
+        self.line: Line | None = None
         self.default: ModelHandle | None = None
         self.preferred = ""
 
@@ -63,9 +68,11 @@ class Model:
         self.remove(handle)
         self.lingering.append(handle)
 
-    def reads(self, digest: str) -> bool:
-        """Tell whether a served version goes on with state that this content wrote."""
-        return any(handle.reads(digest) for handle in self.versions.values())
+    def continues(self, old: ModelHandle) -> bool:
+        """Tell whether a served version goes on with the state of one that gives way."""
+        return any(
+            handle.reads(old.digest) and handle.takes_over(old) for handle in self.versions.values()
+        )
 
     def prefer(self, version: str) -> None:
         """Make a version the default, as long as it is served."""
@@ -84,6 +91,11 @@ class Model:
             self.max_queued_steps = limits.max_queued_steps
             self.max_queued = self.default.config.max_queued
             self.max_age_s = limits.max_age_s
+            self.iterative = limits.iterative
+            if not self.default.config.preserve_order:
+                self.line = None
+            elif self.line is None:
+                self.line = Line()
 
     def handle(self, version: str = "") -> ModelHandle:
         """Find a version; "" = the default.
@@ -119,12 +131,15 @@ class Model:
         """
         candidates = [self.versions[head.version]] if head.version in self.versions else []
         candidates += [handle for handle in self.versions.values() if handle not in candidates]
+        misfit = False
         for handle in (*candidates, *self.lingering):
             if handle.reads(head.model_digest):
-                if not handle.batcher.states.fits(state):
-                    msg = "the stored state has other shapes than the model declares"
-                    raise StateDamagedError(msg)
-                return handle
+                if handle.batcher.states.fits(state):
+                    return handle
+                misfit = True
+        if misfit:
+            msg = "the stored state has other shapes than the model declares"
+            raise StateDamagedError(msg)
         if head.version not in self.versions:
             raise UnknownModelError(self.name, head.version, unloaded=True)
         raise ModelChangedError(
@@ -140,6 +155,7 @@ class Model:
         gauges.state_bytes = sum(s.state.nbytes for s in mine if s.state is not None)
         waiting = sum(1 for s in self.sequences.values() if s.busy) - gauges.running
         gauges.waiting = max(0, waiting)
+        gauges.backlog = len(self.backlog)
         gauges.queued = len(handle.scheduler) + sum(len(s.steps) for s in self.sequences.values())
 
 

@@ -151,6 +151,11 @@ def _gauges(models: Sequence[ObservedModel]) -> Iterator[Metric]:
             "Sequences with a step that waits for its turn.",
             lambda m: m.statistics.waiting,
         ),
+        (
+            "legato_sequences_backlog",
+            "New sequences that wait for room; more than that are refused.",
+            lambda m: m.statistics.backlog,
+        ),
         ("legato_steps_queued", "Steps that wait for their turn.", lambda m: m.statistics.queued),
         (
             "legato_state_bytes",
