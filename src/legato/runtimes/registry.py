@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from legato.core.errors import ConfigError
+from legato.runtimes.adapted import adapted
 
 if TYPE_CHECKING:
     from legato.core.types import Signature
@@ -16,6 +17,7 @@ _RUNTIMES = {
     "onnx": "legato.runtimes.onnx",
     "openvino": "legato.runtimes.openvino",
     "python": "legato.runtimes.python",
+    "torch": "legato.runtimes.torch",
     "torchserve": "legato.runtimes.torchserve",
 }
 
@@ -35,7 +37,7 @@ def build(config: ModelConfig) -> Runtime:
             fix="use one of " + ", ".join(sorted(_RUNTIMES)),
         )
     runtime: Runtime = import_module(module).load(config)
-    return runtime
+    return adapted(config, runtime)
 
 
 def signature_of(config: ModelConfig) -> Signature:
