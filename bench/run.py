@@ -98,7 +98,7 @@ def run_part(part: str, *, full: bool, ahead: bool) -> tuple[dict[str, Any], int
     if part == "stores":
         import stores
 
-        rounds, window_s = (12, 1.2) if full else (7, 0.5)
+        rounds, window_s = (30, 0.4) if full else (8, 0.3)
         with tempfile.TemporaryDirectory(prefix="legato-bench-models-") as name:
             rows = stores.measure(Path(name), rounds, window_s, ahead=ahead)
         figures = {

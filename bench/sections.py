@@ -52,8 +52,10 @@ def stores(figures: Mapping[str, Any]) -> str:
         "## What a store costs\n\n"
         "An accumulator with 1 KB and with 16 KB of state, 32 streams. A server for each store, "
         "all running at once; one at a time has load, for "
-        f"{figures['window_s']:g} s, {figures['rounds']} rounds, in an order that turns round. "
-        "**By memory's** is the median of the ratios to the memory store in the same round. The "
+        f"{figures['window_s']:g} s. Beside each window of a store, before or behind it in turn, "
+        f"is one of the memory store: {figures['rounds']} such pairs. **By memory's** is the "
+        "median of the ratios within the pairs, and the middle half of them lies between the "
+        "figures behind it: other work on the machine lasts longer than a pair and hits both. The "
         f"promise for the default store is at most {STORE_LIMIT:g}: {seen}. "
         f"Load average {figures['load']}{_ahead(figures)}. "
         "Repeat it with `make bench ARGS='--full --only stores'`.\n\n" + table
