@@ -1,8 +1,8 @@
 """Measures what a store adds to a step: servers side by side, in turns, at two sizes of state.
 
-All servers run at once and one of them has load at a time, for a short window; the order
-turns round from one round to the next. So what else the machine does hits all alike, and
-the ratio to the memory store is taken within a round.
+All servers run at once and one of them has load at a time, for a short window. Each window
+of a store has one of the memory store beside it, before or behind it in turn, and the ratio
+is taken within the pair: what else the machine does lasts longer than a pair and hits both.
 """
 
 from __future__ import annotations
@@ -42,14 +42,15 @@ _WARM_UP_S, _BACK_TO_SPEED_S = 0.5, 0.2
 
 @dataclass(frozen=True)
 class StoreRow:
-    """What a store cost at one size of state: medians over the rounds.
+    """What a store cost at one size of state: medians over its windows.
 
     Attributes:
         state: Size of a sequence's state.
         store: Kind and level.
         server_us: CPU microseconds a step of the whole server.
-        ratio: The same, divided by that of the memory store in the same round, and
-        quartiles: between which the middle half of the rounds lie.
+        ratio: The same, divided by that of the memory store in the window beside it, and
+        quartiles: between which the middle half of the ratios lie.
+        pairs: How many ratios that are.
         steps_per_s: Steps answered.
         p50_ms: Latency,
         p99_ms: of which one step in a hundred takes longer.
@@ -63,6 +64,7 @@ class StoreRow:
     server_us: float
     ratio: float
     quartiles: tuple[float, float]
+    pairs: int
     steps_per_s: float
     p50_ms: float
     p99_ms: float
@@ -71,12 +73,16 @@ class StoreRow:
     wrong: int
 
 
+_Pair = tuple["Result", "Result"]
+"""A window of the memory store and the one of another store beside it."""
+
+
 def measure(models: Path, rounds: int, window_s: float, *, ahead: bool = False) -> list[StoreRow]:
     """Measure every store at every size.
 
     Args:
         models: An empty folder.
-        rounds: Windows of each server at each size.
+        rounds: Pairs of windows of each store at each size.
         window_s: Length of a window.
         ahead: Servers and load go before other work; takes root.
     """
@@ -94,7 +100,12 @@ def measure(models: Path, rounds: int, window_s: float, *, ahead: bool = False) 
                     rounds,
                     window_s,
                 )
-            rows += [_row(state, at, found) for at in range(len(STORES))]
+            memory = [pair[0] for pairs in found for pair in pairs]
+            rows += [_row(state, STORES[0], [(one, one) for one in memory])]
+            rows += [
+                _row(state, store, pairs)
+                for store, pairs in zip(STORES[1:], found, strict=True)
+            ]  # fmt: skip
         return rows
 
 
@@ -112,36 +123,46 @@ def _generator(server: Server, model: str) -> Iterator[Generator]:
             yield generator
 
 
-def _turns(generators: list[Generator], rounds: int, window_s: float) -> list[list[Result]]:
-    """Give each its window in every round; return the results of each generator."""
-    results: list[list[Result]] = [[] for _ in generators]
+def _turns(generators: list[Generator], rounds: int, window_s: float) -> list[list[_Pair]]:
+    """Return the pairs of windows of each store but the first, which is the other in each."""
+    memory, *others = generators
+    pairs: list[list[_Pair]] = [[] for _ in others]
     for number in range(rounds):
-        order = list(range(len(generators)))
-        for at in reversed(order) if number % 2 else order:
-            generators[at].go()
-            generators[at].pause(_BACK_TO_SPEED_S)
-            results[at].append(generators[at].measure(window_s))
-            generators[at].hold()
-    return results
+        for at, generator in enumerate(others):
+            if (number + at) % 2:
+                mine = _window(generator, window_s)
+                pairs[at].append((_window(memory, window_s), mine))
+            else:
+                base = _window(memory, window_s)
+                pairs[at].append((base, _window(generator, window_s)))
+    return pairs
 
 
-def _row(state: str, at: int, results: list[list[Result]]) -> StoreRow:
-    mine = results[at]
-    cost = [result.server_us or float("nan") for result in mine]
-    memory = [result.server_us or float("nan") for result in results[0]]
-    ratios = [ours / base for ours, base in zip(cost, memory, strict=True)]
+def _window(generator: Generator, window_s: float) -> Result:
+    generator.go()
+    generator.pause(_BACK_TO_SPEED_S)
+    result = generator.measure(window_s)
+    generator.hold()
+    return result
+
+
+def _row(state: str, store: ServerOptions, pairs: list[_Pair]) -> StoreRow:
+    nan = float("nan")
+    mine = [pair[1] for pair in pairs]
+    ratios = [(ours.server_us or nan) / (base.server_us or nan) for base, ours in pairs]
     median = statistics.median
     low, _middle, high = statistics.quantiles(ratios, n=4)
     return StoreRow(
         state=state,
-        store=f"{STORES[at].store}" if not at else f"{STORES[at].store}, {STORES[at].durability}",
-        server_us=median(cost),
+        store=store.store if store.store == "memory" else f"{store.store}, {store.durability}",
+        server_us=median([result.server_us or nan for result in mine]),
         ratio=median(ratios),
         quartiles=(low, high),
+        pairs=len(pairs),
         steps_per_s=median([result.steps_per_s for result in mine]),
         p50_ms=median([result.latency_ms["p50"] for result in mine]),
         p99_ms=median([result.latency_ms["p99"] for result in mine]),
-        mean_batch=median([result.mean_batch or float("nan") for result in mine]),
+        mean_batch=median([result.mean_batch or nan for result in mine]),
         failed=sum(result.failed for result in mine),
         wrong=sum(result.wrong for result in mine),
     )
