@@ -184,3 +184,9 @@ def _one_input_an_output(found: Iterable[tuple[int, Pair]]) -> list[tuple[int, P
 def _is_float(pair: Pair, inputs: Sequence[GraphTensor]) -> bool:
     dtype = next(tensor.dtype for tensor in inputs if tensor.name == pair.input)
     return dtype.startswith(("float", "double", "complex"))
+
+
+def names_state(name: str) -> bool:
+    """Tell whether an input's name says that it is state: ``h``, ``cache_0``, ``past_key``."""
+    reading = _read(name, _IN_TIME, _IN_PLACE)
+    return "past" in reading.time or bool(_STATE_WORDS.intersection(reading.stem))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from legato.core.types import Array
+    from legato.runtimes.base import Runtime
     from legato.runtimes.discovery.plan import Plan
     from legato.runtimes.discovery.signature import Axes
 
@@ -80,7 +81,7 @@ def _try(session: Any, plan: Plan, axes: Axes, *, compare: bool) -> Probed:
     try:
         runtime = OnnxRuntime(session, first)
         size = find_size(runtime)
-        axes |= _output_axes(runtime, size)
+        axes |= output_axes(runtime, size)
     except Exception as error:  # noqa: BLE001 - the model's own refusal of these axes
         problem = "it cannot be run on made-up rows" if size is None else _NO_ROWS
         return Probed(axes, Verdict(ok=False, why=f"{problem} ({error})", ran=False), size)
@@ -92,7 +93,7 @@ def _try(session: Any, plan: Plan, axes: Axes, *, compare: bool) -> Probed:
     return Probed(axes, verdict, size)
 
 
-def _output_axes(runtime: OnnxRuntime, size: int) -> Axes:
+def output_axes(runtime: Runtime, size: int) -> Axes:
     """Run one row and three, and see on which axis each output grew.
 
     Raises:

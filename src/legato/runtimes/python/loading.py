@@ -13,7 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import ConfigError, join_names
 from legato.runtimes.python.api import Model, RowModel
@@ -41,12 +41,37 @@ class Loaded:
     package: str
 
 
+class Imported(NamedTuple):
+    """The user's module, the name wanted of it, its file and its package."""
+
+    module: ModuleType
+    name: str
+    file: Path
+    package: str
+
+
 def load_class(config: ModelConfig) -> Loaded:
     """Import the class that ``entry`` names.
 
     Raises:
         ConfigError: No entry, no such file, the file does not import (with the
             user's line), or no such class in it.
+    """
+    yaml = str(config.folder / "model.yaml")
+    module, class_name, file, package = import_entry(config)
+    cls = getattr(module, class_name, None)
+    if not (isinstance(cls, type) and issubclass(cls, Model | RowModel)):
+        forget(package)
+        raise _class_error(module, cls, file, yaml, class_name)
+    return Loaded(cls, file, package)
+
+
+def import_entry(config: ModelConfig) -> Imported:
+    """Import the file that ``entry`` names; its package is forgotten again if that fails.
+
+    Raises:
+        ConfigError: No entry, no such file, or the file does not import (with the
+            user's line).
     """
     yaml = str(config.folder / "model.yaml")
     file, class_name = _entry(config, yaml)
@@ -61,11 +86,7 @@ def load_class(config: ModelConfig) -> Loaded:
         if isinstance(error, Exception):
             raise _import_error(error, file) from error
         raise
-    cls = getattr(module, class_name, None)
-    if not (isinstance(cls, type) and issubclass(cls, Model | RowModel)):
-        forget(package)
-        raise _class_error(module, cls, file, yaml, class_name)
-    return Loaded(cls, file, package)
+    return Imported(module, class_name, file, package)
 
 
 def forget(package: str) -> None:
