@@ -237,6 +237,36 @@ def growing(width: int = 4) -> Any:
     return model([result("y", y)], [state.becomes(longer)], [x])
 
 
+def laborious() -> Any:
+    """An accumulator that works as long as it is told: about 20 microseconds for each of ``x``."""
+    x = parameter("x", [1, 1])
+    state = Remembered("sum", [1, 1], first=zeros(1, 1))
+    total = ops.add(x, state.value)
+    largest = ops.reduce_max(x, ops.constant([0, 1]), keep_dims=False)
+    turns = ops.convert(ops.maximum(largest, ops.constant(f32(0))), "i64")
+    given = ops.parameter([64, 64], f32)
+    turned = ops.matmul(given, ops.constant(np.eye(64, dtype=f32)), False, False)
+    body = ov.Model([ops.result(turned), ops.result(ops.constant(np.array(True)))], [given], "turn")
+    loop = ops.loop(turns, ops.constant(np.array(True)))
+    loop.set_function(body)
+    loop.set_special_body_ports([-1, 1])
+    loop.set_merged_input(given, ops.constant(np.ones((64, 64), f32)).output(0), turned.output(0))
+    last = loop.get_iter_value(turned.output(0), -1)
+    # What the work came to must be wanted, or it would not be done; it is next to nothing.
+    worked = ops.reduce_max(last, ops.constant([0, 1]), keep_dims=False)
+    y = ops.add(total, ops.multiply(worked, ops.constant(f32(1e-45))))
+    return model([result("y", y)], [state.becomes(total)], [x])
+
+
+def picky() -> Any:
+    """Says that it takes any number of values, and fails while it runs on any but one or four."""
+    x = parameter("x", [1, -1])
+    state = Remembered("sum", [1, 4], first=zeros(1, 4))
+    total = ops.add(x, state.value)
+    y = ops.reduce_sum(total, ops.constant([1]), keep_dims=True)
+    return model([result("y", y)], [state.becomes(total)], [x])
+
+
 # -- models that cannot ----------------------------------------------------------------------
 
 

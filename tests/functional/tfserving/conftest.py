@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass
@@ -51,6 +52,22 @@ class Ovms:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.rest_port}"
+
+    def metrics(self) -> str:
+        """The page that Prometheus reads."""
+        with urllib.request.urlopen(f"{self.url}/metrics", timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return answer.read().decode()
+
+    def live(self, model: str) -> int:
+        """Live sequences of a model, by the metric: asking them would keep them alive."""
+        return self.metrics_of("legato_sequences_live", model)
+
+    def metrics_of(self, name: str, model: str) -> int:
+        """A metric of a model."""
+        for line in self.metrics().splitlines():
+            if line.startswith(f"{name}{{") and f'model="{model}"' in line:
+                return int(float(line.rpartition(" ")[2]))
+        raise AssertionError("no such metric")
 
     def rest(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Ask over HTTP; status and parsed answer."""
@@ -97,6 +114,30 @@ def ovms() -> Iterator[Callable[..., Ovms]]:
     yield ovms
     for made in started:
         made.served.close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., Ovms]]:
+    """Return ``start(*flags)``: a ready server, stopped after the test."""
+    started: list[Ovms] = []
+
+    def start(*arguments: object, **options: Any) -> Ovms:
+        made = begin(*arguments, **options)
+        started.append(made)
+        made.served.await_ready()
+        return made
+
+    yield start
+    for made in started:
+        made.served.close()
+
+
+def until(condition: Callable[[], Any], what: str, seconds: float = TIMEOUT_S) -> None:
+    """Wait for something that takes a moment."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not in time: {what}"
+        time.sleep(0.05)
 
 
 # -- models -----------------------------------------------------------------------------------
@@ -224,15 +265,20 @@ class Plain:
         answer = self.call(
             "PredictionService/Predict", predict_request(model, inputs, version), **metadata
         )
-        found: dict[str, Any] = {}
-        for number, entry in fields(answer):
-            if number == 1:
-                pair = dict(fields(entry))
-                found[pair[1].decode()] = _read_tensor(pair[2])
-        return found
+        return read_answer(answer)
 
     def close(self) -> None:
         self.channel.close()
+
+
+def read_answer(answer: bytes) -> dict[str, Any]:
+    """Take a PredictResponse apart: outputs as arrays, the id as a number."""
+    found: dict[str, Any] = {}
+    for number, entry in fields(answer):
+        if number == 1:
+            pair = dict(fields(entry))
+            found[pair[1].decode()] = _read_tensor(pair[2])
+    return found
 
 
 def _read_tensor(data: bytes) -> Any:
@@ -259,18 +305,19 @@ class Summator:
         self.plain = Plain(server.address)
 
     def step(
-        self, value: float = 1.0, name: int | None = None, control: int | None = None
+        self, value: Any = 1.0, name: int | None = None, control: int | None = None
     ) -> tuple[float, int]:
         """Return the sum so far and the id; raises Failed with the gRPC or HTTP status."""
+        values = value if isinstance(value, list) else [value]
         if self.wire == "grpc":
-            inputs = {"x": content(np.float32([[value]]))}
+            inputs = {"x": content(np.float32([values]))}
             if name is not None:
                 inputs[ID] = uint64(name)
             if control is not None:
                 inputs[CONTROL] = uint32(control)
             found = self.plain.predict(self.model, inputs)
             return float(found["y"][0, 0]), found[ID]
-        given: dict[str, Any] = {"x": [[value]]}
+        given: dict[str, Any] = {"x": [values]}
         if name is not None:
             given[ID] = [name]
         if control is not None:
@@ -283,6 +330,14 @@ class Summator:
         (total,) = body["outputs"]["y"][0]
         (made,) = body["outputs"][ID]
         return total, made
+
+    def send(self, value: float, name: int, control: int = 0) -> grpc.Future:
+        """Send a step over gRPC, and do not wait for its answer."""
+        ask = self.plain.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        inputs = {
+            "x": content(np.float32([[value]])), ID: uint64(name), CONTROL: uint32(control),
+        }  # fmt: skip
+        return ask.future(predict_request(self.model, inputs), timeout=3 * TIMEOUT_S)
 
     def start(self, name: int | None = None, value: float = 1.0) -> tuple[float, int]:
         return self.step(value, name, 1)
@@ -305,10 +360,25 @@ def kit() -> Any:
     """The helpers above, for tests that need several."""
     return SimpleNamespace(
         Plain=Plain, Summator=Summator, Failed=Failed, save=save, write_config=write_config,
-        begin=begin, content=content, uint64=uint64, uint32=uint32, tensor=tensor, part=part,
+        begin=begin, until=until, read_answer=read_answer, content=content, uint64=uint64,
+        uint32=uint32, tensor=tensor, part=part,
         varint=varint, fields=fields, predict_request=predict_request, free_ports=free_ports,
         models=models, ID=ID, CONTROL=CONTROL,
     )  # fmt: skip
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Summator]]:
+    """Return ``client(server)``: a client that is closed at the end."""
+    made: list[Summator] = []
+
+    def client(server: Ovms, wire: str = "grpc", model: str = "summator") -> Summator:
+        made.append(Summator(server, wire, model))
+        return made[-1]
+
+    yield client
+    for one in made:
+        one.close()
 
 
 @pytest.fixture(params=["grpc", "rest"])

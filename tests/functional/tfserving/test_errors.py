@@ -3,43 +3,34 @@
 from __future__ import annotations
 
 import itertools
+import json
 
+import httpx
 import numpy as np
 import pytest
+from tests.functional.tfserving.conftest import Failed
 
 IDS = itertools.count(3_000_000)
 NO_SHAPE = "Special input proto does not contain tensor shape information"
 ID_TYPE = "Could not find sequence id in expected tensor proto field uint64_val"
 CONTROL_TYPE = "Could not find sequence control input in expected tensor proto field uint32_val"
-FAILING = '''
-import numpy as np
-from legato.model import Batch, Input, Model, Output, Result, State
-
-
-class Moody(Model):
-    """Fails when it is told to."""
-
-    inputs = [Input("x", "float32", (1, 1))]
-    outputs = [Output("y", "float32", (1, 1))]
-    states = [State("sum", "float32", (1, 1))]
-
-    def step(self, batch):
-        if (batch.inputs["x"] < 0).any():
-            raise ValueError("no negative numbers")
-        total = batch.state["sum"] + batch.inputs["x"]
-        return Result({"y": total}, {"sum": total})
-'''
 
 
 @pytest.fixture(scope="module")
 def server(ovms, kit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
     kit.save(folder, "wide", kit.models.accumulator(10))
+    kit.save(folder, "picky", kit.models.picky())
+    kit.save(folder, "laborious", kit.models.laborious())
+    kit.save(folder, "two", kit.models.lstm_given_first())
     (folder / "broken" / "1").mkdir(parents=True)
     (folder / "broken" / "1" / "model.onnx").write_bytes(b"no model")
     path = kit.write_config(
         folder / "config.json",
         {"name": "wide", "base_path": "wide", "stateful": True},
+        {"name": "picky", "base_path": "picky", "stateful": True},
+        {"name": "laborious", "base_path": "laborious", "stateful": True},
+        {"name": "two", "base_path": "two", "stateful": True},
         {"name": "broken", "base_path": "broken"},
     )
     return ovms("--config_path", path)
@@ -228,6 +219,278 @@ def test_a_version_that_failed_says_so(server, plain, kit) -> None:
     assert dict(kit.fields(kit.fields(answer)[0][1]))[2] == 20
 
 
+@pytest.mark.parametrize(
+    ("service", "spec", "text"),
+    [
+        ("ModelService/GetModelStatus", b"nobody", "Model with requested name is not found"),
+        (
+            "PredictionService/GetModelMetadata",
+            b"nobody",
+            "Model with requested name is not found",
+        ),
+        ("ModelService/GetModelStatus", None, "model_spec missing in request"),
+        ("PredictionService/GetModelMetadata", None, "model_spec missing in request"),
+    ],
+)
+def test_questions_over_grpc(plain, kit, service, spec, text) -> None:
+    """Sections 5.2 and 6: Predict alone speaks of pipelines."""
+    request = b"" if spec is None else kit.part(1, kit.part(1, spec))
+    if service.endswith("Metadata"):
+        request += kit.part(2, b"signature_def")
+
+    with pytest.raises(kit.Failed) as caught:
+        plain.call(service, request)
+
+    assert (caught.value.status, caught.value.text) == (3 if spec is None else 5, text)
+
+
+@pytest.mark.parametrize("field", [None, b"other"])
+def test_metadata_is_of_signatures_only(plain, kit, field) -> None:
+    """Section 5.2."""
+    request = kit.part(1, kit.part(1, b"wide")) + (kit.part(2, field) if field else b"")
+
+    with pytest.raises(kit.Failed) as caught:
+        plain.call("PredictionService/GetModelMetadata", request)
+
+    assert (caught.value.status, caught.value.text) == (3, "Invalid signature name")
+
+
+# -- REST ----------------------------------------------------------------------------------------
+
+ND = "Could not parse input content. Not valid ndarray detected"
+ROW_ND = "Could not parse instance content. Not valid ndarray detected"
+X = [[1.0] * 10]
+
+
+def post(server, body, path="/v1/models/wide:predict"):
+    """Post a body as it is, or as JSON."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = httpx.post(server.url + path, content=data, timeout=20)
+    return answer.status_code, answer.json()
+
+
+@pytest.mark.parametrize(
+    ("value", "id_text", "control_text"),
+    [
+        ([1, 2], "sequence_id", "sequence_control_input"),
+        ([[1]], ND, ND),
+        (["a"], ND, ND),
+        ([-1], ND, ND),
+        ([1.5], ND, ND),
+        ([], ND, ND),
+        ([2**64], ND, ND),
+    ],
+)
+def test_special_values_over_rest(server, value, id_text, control_text) -> None:
+    """16: the table of 7.2, for both tensors."""
+    shape = "Invalid input shape - Required shape for {} is: (1)"
+    texts = [text if text == ND else shape.format(text) for text in (id_text, control_text)]
+
+    answers = [
+        post(server, {"inputs": {"x": X, "sequence_id": value, "sequence_control_input": [1]}}),
+        post(server, {"inputs": {"x": X, "sequence_id": [1], "sequence_control_input": value}}),
+    ]
+
+    assert answers == [(400, {"error": text}) for text in texts]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "text"),
+    [
+        ([1], 400, "Request body should be JSON object"),
+        ({}, 400, "Invalid JSON structure. Could not detect row or column format"),
+        (
+            {"inputs": {"x": X}, "instances": [{"x": X[0]}]},
+            400,
+            "Invalid JSON structure. Could not detect row or column format",
+        ),
+        ({"inputs": "x"}, 400, "Invalid JSON structure. One of inputs is not a JSON object."),
+        ({"inputs": {}}, 400, "Invalid JSON structure, missing inputs"),
+        ({"inputs": {"x": [[1], [1, 2]], "sequence_control_input": [1]}}, 400, ND),
+        ({"inputs": {"x": "one", "sequence_control_input": [1]}}, 400, ND),
+        ({"instances": [{"x": [[1], []], "sequence_control_input": 1}]}, 400, ROW_ND),
+        ({"instances": []}, 400, "Invalid JSON structure. Missing instances in row format"),
+        (
+            {"instances": [{"x": X[0]}, {"w": X[0]}]},
+            400,
+            "Invalid JSON structure. Request inputs have different batch sizes",
+        ),
+        # -- the tests of section 5.1
+        (
+            {"inputs": {"x": X, "w": X, "sequence_control_input": [1]}},
+            400,
+            "Invalid number of inputs - Expected: 2; Actual: 3",
+        ),
+        (
+            {"inputs": {"w": X, "sequence_control_input": [1]}},
+            400,
+            "Missing input with specific name - Required input: x",
+        ),
+        (
+            {"inputs": {"x": X[0], "sequence_control_input": [1]}},
+            400,
+            ("Invalid number of shape dimensions - Expected: (1,10); Actual: (10); "
+             "input name: x"),
+        ),
+        (
+            {"inputs": {"x": X * 2, "sequence_control_input": [1]}},
+            400,
+            "Invalid input batch size - Expected: 1; Actual: 2; input name: x",
+        ),
+        (
+            {"inputs": {"x": [[1.0] * 11], "sequence_control_input": [1]}},
+            400,
+            "Invalid input shape - Expected: (1,10); Actual: (1,11); input name: x",
+        ),
+        # -- and those of section 4.4 that need no sequence
+        ({"inputs": {"x": X}}, 400, "Sequence ID has not been provided in request inputs"),
+        (
+            {"inputs": {"x": X, "sequence_control_input": [3]}},
+            400,
+            "Unexpected value of sequence control input",
+        ),
+        (
+            {"inputs": {"x": X, "sequence_id": [8_999_999]}},
+            404,
+            "Sequence with provided ID does not exist",
+        ),
+    ],
+)  # fmt: skip
+def test_each_mistake_over_rest(server, body, status, text) -> None:
+    """16: the tables of 7.2, 5.1 and 4.4."""
+    assert post(server, body) == (status, {"error": text})
+
+
+def test_what_is_no_json_says_where(server) -> None:
+    """412."""
+    status, answer = post(server, b'{"inputs": ')
+
+    assert status == 412
+    assert answer["error"].startswith("The file is not valid json - Error: ")
+    assert " Offset: " in answer["error"]
+
+
+def test_unnamed_data_needs_a_model_with_one_input(server) -> None:
+    """The last row of 7.2."""
+    assert post(server, {"inputs": X}, "/v1/models/two:predict") == (
+        400,
+        {"error": "Inputs inside buffer does not match expected format."},
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "text"),
+    [
+        ("POST", "/v1/models/wide:classify", 404, "Requested REST resource not found"),
+        ("POST", "/v1/models/wide:regress", 404, "Requested REST resource not found"),
+        ("GET", "/v1/models/wide:predict", 406, "Unsupported method"),
+        ("POST", "/v1/models/wide", 406, "Unsupported method"),
+        ("DELETE", "/v1/models/wide/metadata", 406, "Unsupported method"),
+        ("POST", "/v1/config", 406, "Unsupported method"),
+        ("GET", "/v1/config/reload", 406, "Unsupported method"),
+        ("GET", "/v1/elsewhere", 400, "Invalid request URL"),
+        ("GET", "/v1/models/wide/versions/one", 400, "Invalid request URL"),
+    ],
+)
+def test_paths_and_methods(server, method, path, status, text) -> None:
+    """Section 7.1."""
+    assert server.rest(method, path) == (status, {"error": text})
+
+
+# -- rows that take more than one request ----------------------------------------------------------
+
+
+def test_an_inference_that_fails(server, client, wire) -> None:
+    """INTERNAL, 500; the sequence is as it was, or is not there."""
+    mine, name = client(server, wire, "picky"), next(IDS)
+    failed = (13 if wire == "grpc" else 500, "Internal inference error")
+
+    def refused(values, control):
+        with pytest.raises(Failed) as caught:
+            mine.step([1] * values, name, control)
+        return caught.value.status, caught.value.text
+
+    from_nothing = refused(5, 1)
+    begun = mine.step([1] * 4, name, 1)
+    between, at_the_end = refused(3, 0), refused(3, 2)
+    ended = mine.step([1] * 4, name, 2)
+
+    assert [from_nothing, between, at_the_end] == [failed] * 3
+    assert (begun, ended) == ((4, name), (8, name))
+
+
+def test_a_start_while_the_end_runs_waits_for_it(server, client, wire) -> None:
+    """Model Server says 412 for as long as the END runs; here what a retry would get is got."""
+    slow, other, name = client(server, model="laborious"), client(server, wire, "laborious"), 412
+    slow.start(name, 2000)
+
+    ending = slow.send(50_000, name, 2)
+    while server.metrics_of("legato_sequences_running", "laborious") == 0:
+        assert not ending.done(), "it must be seen while it runs"
+    waited = other.start(name, 3)
+
+    assert ending.done()
+    assert waited == (3, name)
+    assert other.end(name, 4) == (7, name)
+
+
+def test_a_step_while_the_end_runs_finds_nothing(server, client, wire) -> None:
+    """404, as in Model Server; it waits for the end, which may yet fail."""
+    slow, other, name = client(server, model="laborious"), client(server, wire, "laborious"), 413
+    slow.start(name, 2000)
+
+    ending = slow.send(50_000, name, 2)
+    while server.metrics_of("legato_sequences_running", "laborious") == 0:
+        assert not ending.done(), "it must be seen while it runs"
+
+    missing = (5 if wire == "grpc" else 404, "Sequence with provided ID does not exist")
+    assert other.refused(1, name) == missing
+
+
+def test_a_state_that_lacks_a_variable_is_told(start, kit, tmp_path, client, wire) -> None:
+    """INTERNAL, 500, never a step from an empty state; the trailers say what happened."""
+    flags = ["--model_name", "summator", "--model_path", tmp_path / "summator", "--stateful",
+             "--data", tmp_path / "data"]  # fmt: skip
+    kit.save(tmp_path, "summator", kit.models.accumulator(1))
+    before = start(*flags)
+    client(before).start(7)
+    before.served.stop()
+    kit.models.save(kit.models.laborious(), tmp_path / "summator" / "1")
+    mine = client(start(*flags), wire)
+
+    refused = mine.refused(1, 7)
+
+    assert refused == (13 if wire == "grpc" else 500, "Internal server error")
+    assert mine.start(8) == (1, 8)
+
+
+def test_a_step_that_names_another_version_finds_nothing(start, kit, tmp_path, client) -> None:
+    """404: there, a version knows its own sequences only."""
+    for version in (1, 2):
+        kit.save(tmp_path, "summator", kit.models.accumulator(1), version)
+    server = start(
+        "--model_name", "summator", "--model_path", tmp_path / "summator", "--stateful",
+        "--model_version_policy", '{"all": {}}',
+    )  # fmt: skip
+    inputs = {"x": kit.content(np.float32([[1]])), kit.ID: kit.uint64(7)}
+    plain = client(server).plain
+    plain.predict("summator", {**inputs, kit.CONTROL: kit.uint32(1)}, 1)
+
+    with pytest.raises(kit.Failed) as caught:
+        plain.predict("summator", inputs, 2)
+    over_rest = post(
+        server,
+        {"inputs": {"x": [[1]], "sequence_id": [7]}},
+        "/v1/models/summator/versions/2:predict",
+    )
+
+    missing = "Sequence with provided ID does not exist"
+    assert (caught.value.status, caught.value.text) == (5, missing)
+    assert caught.value.trailers["legato-reason"] == "other_version"
+    assert over_rest == (404, {"error": missing})
+    assert plain.predict("summator", inputs, 1)["y"].item() == 2
+
+
 @pytest.mark.parametrize("method", ["Classify", "Regress", "MultiInference"])
 def test_methods_that_are_not_offered(plain, kit, method) -> None:
     """UNIMPLEMENTED."""
@@ -235,32 +498,3 @@ def test_methods_that_are_not_offered(plain, kit, method) -> None:
         plain.call(f"PredictionService/{method}", b"")
 
     assert caught.value.status == 12
-
-
-def test_a_model_that_fails(serve, kit, tmp_path_factory) -> None:
-    """INTERNAL / 500 with Model Server's text; the sequence is as it was, END included."""
-    folder = tmp_path_factory.mktemp("moody") / "moody"
-    folder.mkdir()
-    (folder / "model.yaml").write_text("runtime: python\nentry: moody.py:Moody\n")
-    (folder / "moody.py").write_text(FAILING)
-    served = serve(folder)
-    plain = kit.Plain(served.address)
-
-    def step(value, control):
-        inputs = {
-            "x": kit.content(np.float32([[value]])),
-            kit.ID: kit.uint64(7),
-            kit.CONTROL: kit.uint32(control),
-        }
-        return plain.predict("moody", inputs)["y"].item()
-
-    refused = []
-    for value, control in ((-1, 1), (1, 1), (-1, 0), (1, 0), (-1, 2), (1, 2), (1, 0)):
-        try:
-            refused.append(step(value, control))
-        except kit.Failed as error:
-            refused.append((error.status, error.text))
-    plain.close()
-
-    failed, gone = (13, "Internal inference error"), (5, "Sequence with provided ID does not exist")
-    assert refused == [failed, 1, failed, 2, failed, 3, gone]

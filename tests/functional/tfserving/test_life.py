@@ -13,44 +13,6 @@ import pytest
 WAIT_S = 20
 
 
-def until(condition, what):
-    """Wait for something that takes a moment."""
-    end = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < end, f"not in time: {what}"
-        time.sleep(0.05)
-
-
-@pytest.fixture
-def client(kit):
-    """Make clients; all are closed at the end."""
-    made = []
-
-    def client(server, wire="grpc", model="summator"):
-        made.append(kit.Summator(server, wire, model))
-        return made[-1]
-
-    yield client
-    for one in made:
-        one.close()
-
-
-@pytest.fixture
-def start(kit):
-    """Start servers; all are stopped after the test."""
-    started = []
-
-    def start(*arguments, **options):
-        made = kit.begin(*arguments, **options)
-        started.append(made)
-        made.served.await_ready()
-        return made
-
-    yield start
-    for one in started:
-        one.served.close()
-
-
 def summator(**more):
     return {"name": "summator", "base_path": "summator", "stateful": True, **more}
 
@@ -79,7 +41,7 @@ def test_idle_sequences_end_and_busy_ones_stay(start, kit, tmp_path, client) -> 
         mine.refused(1, 8, 3)
         time.sleep(0.2)
 
-    until(lambda: mine.refused(1, 8)[0] == 5, "the idle ones end")
+    kit.until(lambda: mine.refused(1, 8)[0] == 5, "the idle ones end")
     assert [mine.refused(1, name)[0] for name in (9, 10)] == [5, 5]
     assert [mine.step(1, name)[1] for name in range(1, 8)] == list(range(1, 8))
     assert kept.step(1, 1) == (2, 1)
@@ -205,9 +167,9 @@ def test_files_are_followed(start, kit, tmp_path, client) -> None:
     mine.start(1)
 
     kit.write_config(path, {**summator(), "name": "other"})
-    until(lambda: "other" in server.rest("GET", "/v1/config")[1], "the new model")
+    kit.until(lambda: "other" in server.rest("GET", "/v1/config")[1], "the new model")
     other = client(server, model="other").start(1)
-    until(lambda: mine.refused(1, 2, 1)[0] == 5, "the old one is retired")
+    kit.until(lambda: mine.refused(1, 2, 1)[0] == 5, "the old one is retired")
     refused = mine.refused(1, 2, 1)
     went_on = [mine.step(1, 1), mine.end(1)]
 
@@ -224,7 +186,7 @@ def test_a_new_version_leaves_live_sequences_alone(start, kit, tmp_path, client)
     mine.start(1)
 
     kit.save(tmp_path, "summator", kit.models.accumulator(2), 2)
-    until(
+    kit.until(
         lambda: (
             len(server.rest("GET", "/v1/models/summator")[1]["model_version_status"]) == 2
             and server.rest("GET", "/v1/models/summator")[1]["model_version_status"][0]["state"]

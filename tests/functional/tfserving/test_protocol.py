@@ -45,17 +45,6 @@ def make(server, kit, wire):
         one.close()
 
 
-def live(server, model):
-    """Count live sequences by the sequence metric."""
-    import urllib.request
-
-    with urllib.request.urlopen(f"{server.url}/metrics", timeout=20) as answer:  # noqa: S310
-        for line in answer.read().decode().splitlines():
-            if line.startswith("legato_sequences_live{") and f'model="{model}"' in line:
-                return int(float(line.rpartition(" ")[2]))
-    raise AssertionError("no such metric")
-
-
 def test_a_sequence_runs_from_start_to_end(make) -> None:
     """1: every answer carries the id; the sum goes on; afterwards the id is unknown."""
     client, name = make(), next(IDS)
@@ -184,7 +173,7 @@ def test_ids_have_64_bits(make, name) -> None:
 def test_sixty_sequences_at_once(make, server) -> None:
     """11: they do not see each other, and the count of live ones is right throughout."""
     names = [next(IDS) for _ in range(60)]
-    before = live(server, "summator")
+    before = server.live("summator")
     wrong: list[object] = []
 
     def run(work, names):
@@ -210,7 +199,7 @@ def test_sixty_sequences_at_once(make, server) -> None:
             thread.start()
         for thread in threads:
             thread.join()
-        return live(server, "summator") - before
+        return server.live("summator") - before
 
     counts = [
         together(begin, names),
@@ -264,27 +253,6 @@ def test_a_sequence_belongs_to_no_transport(server, kit) -> None:
     over_rest.close()
 
     assert sums == [1, 2, 3]
-
-
-def test_a_start_waits_for_the_end_before_it(server, kit) -> None:
-    """Sent while the last step still runs: there is no "terminated" here, it begins afresh."""
-    client, name = kit.Summator(server, "grpc"), next(IDS)
-    client.start(name, 5)
-    ask = client.plain.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
-
-    def send(value, control):
-        inputs = {
-            "x": kit.content(np.float32([[value]])),
-            kit.ID: kit.uint64(name),
-            kit.CONTROL: kit.uint32(control),
-        }
-        return ask.future(kit.predict_request("summator", inputs), timeout=20)
-
-    pending = [send(value, control) for value, control in ((1, 2), (7, 1), (1, 2))]
-    codes = [call.code().value[0] for call in pending]
-    client.close()
-
-    assert codes == [0, 0, 0]
 
 
 def test_step_numbers_make_a_repeat_safe(server, kit) -> None:

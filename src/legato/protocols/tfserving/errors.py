@@ -89,6 +89,8 @@ CONTROL_TYPE: Final = Words(
 NO_SHAPE: Final = Words(
     Status.INVALID_ARGUMENT, 400, "Special input proto does not contain tensor shape information"
 )
+STATE_MISFIT: Final = Words(Status.INTERNAL, 500, "Internal server error")
+"""The model is not the one that wrote the state."""
 
 # -- inputs -----------------------------------------------------------------------------------
 
@@ -188,7 +190,9 @@ CASES: Final[dict[str, _Case]] = {
     "instance_gone": _Case(Status.UNAVAILABLE, 503),
     "data_loss": _Case(Status.DATA_LOSS, 500),
     "unknown_model": _of(MODEL_MISSING),
-    "model_changed": _Case(Status.FAILED_PRECONDITION, 412),
+    # "The stored state lacks a variable of the model"
+    "model_changed": _of(STATE_MISFIT),
+    "state_full": _Case(Status.FAILED_PRECONDITION, 412),
     "invalid_input": _Case(Status.INVALID_ARGUMENT, 400),
     "missing_correlation_id": _of(ID_MISSING),
     "unknown_sequence": _of(SEQUENCE_MISSING),

@@ -104,14 +104,15 @@ def _depends_on_data(read: Any) -> bool:
 def _evaluate(model: Any, core: Any, name: str) -> Array | None:
     """Compute the first value of a variable: constants lie behind other nodes in real files."""
     copy = model.clone()
-    sizes = {
-        at: ov.PartialShape([1 if dim.is_dynamic else dim for dim in port.get_partial_shape()])
-        for at, port in enumerate(copy.inputs)
-    }
-    if sizes:
-        copy.reshape(sizes)
     read = _nodes(copy)[name].reads[0]
     source = ov.Model([ops.result(read.input_value(0))], copy.get_parameters(), "first")
+    # The sizes need not suit the rest of the model, which is not there any more.
+    sizes = {
+        at: ov.PartialShape([1 if dim.is_dynamic else dim for dim in port.get_partial_shape()])
+        for at, port in enumerate(source.inputs)
+    }
+    if sizes:
+        source.reshape(sizes)
     compiled = core.compile_model(source, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     feed = {
         at: np.zeros(tuple(port.get_shape()), port.get_element_type().to_dtype())

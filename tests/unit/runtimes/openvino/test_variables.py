@@ -3,6 +3,7 @@
 import numpy as np
 import openvino as ov
 import pytest
+from openvino import opset13 as ops
 from tests.models import openvino_models as models
 
 from legato.runtimes.openvino.variables import expose, find_variables
@@ -85,3 +86,16 @@ def test_a_first_value_from_data_gets_an_input_that_says_when(core):
 
     assert starts == ("sum",)
     np.testing.assert_array_equal(found[0], [[21] * 3, [501] * 3])
+
+
+def test_a_constant_first_value_is_computed_whatever_sizes_the_rest_of_the_model_takes(core):
+    """Here a row of one value would not do: it is cut into fours."""
+    x = models.parameter("x", [-1, -1])
+    state = models.Remembered("sum", [1, 1], first=models.zeros(1, 1))
+    fours = ops.reshape(x, ops.constant([-1, 4]), special_zero=False)
+    total = ops.add(ops.reduce_sum(fours, ops.constant([1]), keep_dims=True), state.value)
+    made = models.model([models.result("y", total)], [state.becomes(total)], [x])
+
+    (variable,) = find_variables(made, core)
+
+    assert (variable.name, variable.initial, variable.from_data) == ("sum", None, False)
