@@ -236,6 +236,8 @@ class ModelConfig(_Strict):
                 raise ValueError("'runtime: torchserve' needs 'instance: process'")
         elif not self.instances:
             raise ValueError("'instances' must be at least 1")
+        if self.runtime == "triton_python" and self.instance != "process":
+            raise ValueError("'runtime: triton_python' needs 'instance: process'")
         if self.instance == "process" and self.execution == "inline":
             raise ValueError("'execution: inline' does not go with 'instance: process'")
         return self

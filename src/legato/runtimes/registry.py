@@ -19,6 +19,7 @@ _RUNTIMES = {
     "python": "legato.runtimes.python",
     "torch": "legato.runtimes.torch",
     "torchserve": "legato.runtimes.torchserve",
+    "triton_python": "legato.runtimes.triton_python",
 }
 
 

@@ -1,0 +1,1 @@
+"""What is put on the path of worker processes that run Triton's Python models."""
