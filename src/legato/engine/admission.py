@@ -84,7 +84,7 @@ class Admission:
         correlation_id = step.correlation_id
         if not correlation_id:
             if model.iterative:  # every request is a sequence of its own
-                step.start = True
+                step.start = step.end = True
                 return self._admit_unnamed(model, step)
             if not (step.dialect.server_gives_id and (step.start or step.dialect.unknown_opens)):
                 return MissingIdError(step.model)

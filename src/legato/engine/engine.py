@@ -213,6 +213,8 @@ class Engine:
         self.admission.room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
         _warn_of_doubts(handle, runtimes)
+        if config.origin and config.discover:
+            _tell_inferred(handle, runtimes)
         return handle
 
     async def _build(self, config: ModelConfig, count: int) -> list[Runtime]:
@@ -705,6 +707,19 @@ class Engine:
             if model.backlog:  # other nodes make room, too
                 self.admission.room_was_made(model)
         return len(expired)
+
+
+def _tell_inferred(handle: ModelHandle, runtimes: list[Runtime]) -> None:
+    """Say which states were found that the model's own repository does not speak of."""
+    why = getattr(getattr(runtimes[0], "findings", None), "why", {}) if runtimes else {}
+    for state in handle.signature.states:
+        if state.name in why:
+            log.info(
+                "state_inferred",
+                model=handle.name,
+                pair=f"{state.input} <- {state.output}",
+                why=why[state.name],
+            )
 
 
 def _warn_of_doubts(handle: ModelHandle, runtimes: list[Runtime]) -> None:

@@ -1,6 +1,7 @@
-"""What a config asks of any runtime: other shapes for clients, and requests that are sequences.
+"""What a config asks of any runtime: that clients see other shapes than the model has.
 
-A runtime that needs neither is handed through as it is.
+They are the same values in the same order. A runtime that needs none of it is handed
+through as it is.
 """
 
 from __future__ import annotations
@@ -21,52 +22,20 @@ if TYPE_CHECKING:
 def adapted(config: ModelConfig, runtime: Runtime) -> Runtime:
     """Return the runtime, behind what the config asks for."""
     tensors: list[InputConfig | OutputConfig] = [*config.inputs.values(), *config.outputs.values()]
-    if any(tensor.reshape is not None for tensor in tensors):
-        runtime = _Reshaped(config, runtime)
-    if config.sequences.iterative:
-        runtime = _Iterative(config, runtime)
-    return runtime
+    if all(tensor.reshape is None for tensor in tensors):
+        return runtime
+    return _Reshaped(config, runtime)
 
 
-class _Adapter:
-    """Hands everything through; see :class:`legato.runtimes.base.Runtime`."""
+class _Reshaped:
+    """Clients see other shapes than the model; see :class:`legato.runtimes.base.Runtime`."""
 
     def __init__(self, config: ModelConfig, inner: Runtime) -> None:
         self._config = config
         self._inner = inner
-        self.signature = inner.signature
         self.findings = getattr(inner, "findings", None)
         if hasattr(inner, "clone"):  # only then may the engine ask for one
             self.clone: Callable[[], Runtime] = self._clone
-
-    def _clone(self) -> Runtime:
-        inner: Runtime = self._inner.clone()  # type: ignore[attr-defined]
-        return type(self)(self._config, inner)
-
-    def step(self, batch: StepBatch) -> StepResult:
-        return self._inner.step(batch)
-
-    def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
-        self._inner.sequence_ended(correlation_id, reason)
-
-    def close(self) -> None:
-        self._inner.close()
-
-
-class _Iterative(_Adapter):
-    """A request is over, and its sequence with it, when the model does not ask for more."""
-
-    def step(self, batch: StepBatch) -> StepResult:
-        result = self._inner.step(batch)
-        over = {at for at in range(len(batch.rows)) if at not in result.again}
-        return replace(result, over=over | set(result.over))
-
-
-class _Reshaped(_Adapter):
-    """Clients see other shapes than the model: the same values in the same order."""
-
-    def __init__(self, config: ModelConfig, inner: Runtime) -> None:
-        super().__init__(config, inner)
         self._inputs = _shapes(config.inputs)
         self._outputs = _shapes(config.outputs)
         theirs = {**self._inputs, **self._outputs}
@@ -82,6 +51,10 @@ class _Reshaped(_Adapter):
             ),
         )
 
+    def _clone(self) -> Runtime:
+        inner: Runtime = self._inner.clone()  # type: ignore[attr-defined]
+        return _Reshaped(self._config, inner)
+
     def step(self, batch: StepBatch) -> StepResult:
         inputs = dict(batch.inputs)
         for name, (shape, own) in self._inputs.items():
@@ -93,6 +66,12 @@ class _Reshaped(_Adapter):
             if name in outputs:
                 outputs[name] = _reshaped(name, outputs[name], own, shape)
         return replace(result, outputs=outputs)
+
+    def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
+        self._inner.sequence_ended(correlation_id, reason)
+
+    def close(self) -> None:
+        self._inner.close()
 
 
 Shapes = dict[str, tuple[tuple[int, ...], tuple[int, ...]]]

@@ -6,7 +6,8 @@ is filled in first, so that clients who ask for the config see it.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
@@ -34,14 +35,12 @@ from legato.repository.triton.sequences import (
     states,
 )
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 log = get_logger()
 
 OURS = "legato."
 """Prefix of parameters that set keys of ``model.yaml``: ``legato.sequences.max_backlog``."""
 
+_ENVIRONMENT = "EXECUTION_ENV_PATH"
 _THREADS = "intra_op_thread_count"
 _NOT_OURS = ("name", "version", "runtime", "file", "entry", "folder", "origin", "inputs",
              "outputs", "states")  # fmt: skip
@@ -127,9 +126,9 @@ def to_model_config(
         **_warmup(config, model),
     }
     if backend == "python":
-        _python(values, config, file)
+        _python(values, config, file, model)
     elif backend == "pytorch":
-        values["options"] = {**_parameters(config), **_device(config)}
+        values["options"] = _device(config)
     _tell_device(config, backend)
     text = config.parameters[_THREADS].string_value if _THREADS in config.parameters else ""
     if text.isdigit():
@@ -203,19 +202,47 @@ def _tensor(tensor: pb.ModelInput | pb.ModelOutput, batch: bool) -> dict[str, An
     return made
 
 
-def _python(values: dict[str, Any], config: pb.ModelConfig, file: Path) -> None:
+def _python(values: dict[str, Any], config: pb.ModelConfig, file: Path, model: Path) -> None:
     """Whose class it is decides who runs it."""
     name = python_class(file)
-    values["entry"] = f"{file.name}:{name}"
+    values["files"] = _others(file)
     if name == TRITON_CLASS:
         values["runtime"], values["instance"] = "triton_python", "process"
+        values["options"] = {"model_config": values["origin"], "model_repository": str(model)}
+        values["worker"] = _environment(config)
         return
+    values["entry"] = f"{file.name}:{name}"
     # A Legato class declares its tensors itself.
     values["options"] = _parameters(config)
     values["file"] = None
     for key in ("inputs", "outputs", "states", "only_named_inputs", "only_named_outputs",
                 "discover"):  # fmt: skip
         values.pop(key)
+
+
+def _others(file: Path) -> list[Path]:
+    """List what lies beside a Python file: what it imports or reads is part of the model."""
+    found = (path for path in sorted(file.parent.rglob("*")) if path.is_file() and path != file)
+    return [path.relative_to(file.parent) for path in found if "__pycache__" not in path.parts]
+
+
+def _environment(config: pb.ModelConfig) -> dict[str, Any]:
+    """Return how the worker is started: by the interpreter of a folder, where one is named.
+
+    Raises:
+        ConfigError: It is named by an archive.
+    """
+    if _ENVIRONMENT not in config.parameters:
+        return {}
+    folder = config.parameters[_ENVIRONMENT].string_value
+    python = Path(folder) / "bin" / "python"
+    if not python.is_file():
+        raise ConfigError(
+            f"'{folder}' holds no interpreter",
+            key=f"parameters.{_ENVIRONMENT}",
+            fix="unpack the environment, and name its folder",
+        )
+    return {"python": str(python)}
 
 
 def _parameters(config: pb.ModelConfig) -> dict[str, str]:

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf import json_format, text_format
+from google.protobuf.descriptor import FieldDescriptor
 
 from legato.core.errors import ConfigError
 from legato.repository.triton.gen import model_config_pb2 as pb
@@ -56,8 +57,33 @@ def parse_json(text: str) -> pb.ModelConfig:
 
 def as_dict(config: pb.ModelConfig) -> dict[str, Any]:
     """Return a config as JSON values, names in snake_case."""
-    made: dict[str, Any] = json_format.MessageToDict(config, preserving_proto_field_name=True)
+    made: dict[str, Any] = json_format.MessageToDict(
+        config, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    _numbers(made, config.DESCRIPTOR)
     return made
+
+
+_LONG = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
+
+
+def _numbers(values: dict[str, Any], kind: Any) -> None:
+    """Write long numbers as numbers: protobuf's JSON has them as text, Triton's has not."""
+    for field in kind.fields:
+        value = values.get(field.name)
+        if field.message_type is not None:
+            _numbers_inside(value, field)
+        elif field.cpp_type in _LONG and value is not None:
+            values[field.name] = [*map(int, value)] if isinstance(value, list) else int(value)
+
+
+def _numbers_inside(value: Any, field: Any) -> None:
+    inner = field.message_type
+    if inner.GetOptions().map_entry:
+        inner = inner.fields_by_name["value"].message_type
+        value = list(value.values()) if value and inner is not None else None
+    for each in value if isinstance(value, list) else [value] if value else []:
+        _numbers(each, inner)
 
 
 def _ours_hidden(error: Exception) -> str:
