@@ -5,17 +5,18 @@ These run where torch is installed. Legato does not need it, and does not instal
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import signal
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pytest
 from tests.functional.torchserve.test_archives import HANDLERS, LONGER, pack, pids
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 torch = pytest.importorskip(
     "torch", reason="torch is not installed: pip install torch, to test handlers that use it"
@@ -76,3 +77,92 @@ def test_tensors_survive_kills_of_workers_and_server(served, network) -> None:
     found = served.step("t", 3, model="means")
 
     assert torch.equal(torch.tensor(json.loads(found.text)), expected)
+
+
+# -- built-in handlers --------------------------------------------------
+
+
+CLASSES = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding = torch.nn.EmbeddingBag(20, 4)
+        self.last = torch.nn.Linear(4, 2)
+
+    def forward(self, tokens, offsets):
+        return self.last(self.embedding(tokens, offsets))
+"""
+TRAITS = """
+import torch
+
+
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = torch.nn.Linear(3, 7)
+
+    def forward(self, images):
+        return self.last(images.mean(dim=(2, 3)))
+"""
+ONE_WORKER = "minWorkers: 1\nmaxWorkers: 1\n"
+
+
+def pack_built_in(folder: Path, handler: str, source: str, labels: dict, more=()) -> None:
+    """Pack an archive that names a built-in handler."""
+    store = folder / "store"
+    store.mkdir()
+    scope: dict = {"__name__": "net"}
+    exec(source, scope)  # noqa: S102
+    (folder / "net.py").write_text(source)
+    torch.save(scope["Net"]().state_dict(), folder / "net.pt")
+    (folder / "index_to_name.json").write_text(json.dumps(labels))
+    (folder / "c.yaml").write_text(ONE_WORKER)
+    extra = ",".join(map(str, (folder / "index_to_name.json", *more)))
+    subprocess.run(
+        [
+            str(Path(sys.executable).with_name("torch-model-archiver")),
+            *("--model-name", "m", "--version", "1.0", "--handler", handler),
+            *("--model-file", str(folder / "net.py"), "--serialized-file", str(folder / "net.pt")),
+            *("--extra-files", extra, "--config-file", str(folder / "c.yaml")),
+            *("--export-path", str(store)),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+
+
+def test_the_text_classifier_is_built_in(torchserve, tmp_path) -> None:
+    """It cleans a text, looks its words up, and names the classes."""
+    words = "the dog barks".split()
+    vocabulary = {word: at for at, word in enumerate([*words, "the dog", "dog barks"])}
+    torch.save(vocabulary, tmp_path / "source_vocab.pt")
+    pack_built_in(
+        tmp_path, "text_classifier", CLASSES, {"0": "cat", "1": "dog"},
+        [tmp_path / "source_vocab.pt"],
+    )  # fmt: skip
+    served = torchserve("--ncs", "--disable-token-auth", "--models", "m.mar", folder=tmp_path)
+
+    found = served.post("/predictions/m", b"<b>The</b> dog barks!").json
+
+    assert set(found) == {"cat", "dog"}
+    assert sum(found.values()) == pytest.approx(1)
+
+
+def test_the_image_classifier_is_built_in(torchserve, tmp_path) -> None:
+    """The five likeliest classes of seven, by name."""
+    pytest.importorskip("torchvision", reason="torchvision is not installed: it decodes the image")
+    image = pytest.importorskip("PIL.Image")
+    picture = io.BytesIO()
+    image.new("RGB", (300, 280), (10, 200, 30)).save(picture, "PNG")
+    labels = {str(at): [f"n{at}", f"name{at}"] for at in range(7)}
+    pack_built_in(tmp_path, "image_classifier", TRAITS, labels)
+    served = torchserve("--ncs", "--disable-token-auth", "--models", "m.mar", folder=tmp_path)
+
+    found = served.post("/predictions/m", picture.getvalue()).json
+
+    assert len(found) == 5
+    assert all(re.fullmatch(r"name\d", name) for name in found)

@@ -111,6 +111,26 @@ async def test_arrays_of_any_size_go_both_ways(engine, tmp_path, size: int) -> N
             assert pid[0, 0] != os.getpid()
 
 
+@pytest.mark.parametrize(("sticky", "apart"), [(True, 2), (False, 1)])
+async def test_sticky_sequences_stay_with_their_workers(engine, tmp_path, sticky, apart) -> None:
+    """Steps that come together share a call, unless ``options.sticky`` keeps them apart."""
+    text = "entry: model.py:Counter\ninstance: process\ninstances: 2\nmax_batch_size: 8\n"
+    await engine.load(write(tmp_path / "c", f"{text}options: {{sticky: {str(sticky).lower()}}}\n"))
+
+    async def step(cid: int, size: int, **options) -> int:
+        _y, pid = await ask(engine, "c", cid, {"x": np.ones((1, size), np.float32)}, **options)
+        return int(pid[0, 0])
+
+    # Of different lengths, they cannot share a call: each begins in a worker of its own.
+    homes = await asyncio.gather(*[step(cid, cid, start=True) for cid in (1, 2)])
+    rounds = [await asyncio.gather(step(1, 1), step(2, 1)) for _ in range(5)]
+
+    assert len(set(homes)) == 2
+    assert {len(set(pids)) for pids in rounds} == {apart}
+    if sticky:
+        assert rounds == [homes] * 5
+
+
 async def test_worker_is_told_of_ended_sequences(engine, tmp_path) -> None:
     """Also when no further step comes."""
     folder = tmp_path / "c"
