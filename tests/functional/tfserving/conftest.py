@@ -44,6 +44,7 @@ class Ovms:
     served: Served
     grpc_port: int
     rest_port: int
+    rest_host: str = "127.0.0.1"
 
     @property
     def address(self) -> str:
@@ -51,7 +52,7 @@ class Ovms:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.rest_port}"
+        return f"http://{self.rest_host}:{self.rest_port}"
 
     def metrics(self) -> str:
         """The page that Prometheus reads."""
@@ -80,7 +81,12 @@ class Ovms:
             return error.code, json.load(error)
 
 
-def begin(*arguments: object, ports: tuple[int, int] | None = None, **env: str) -> Ovms:
+def begin(
+    *arguments: object,
+    ports: tuple[int, int] | None = None,
+    rest_host: str = "127.0.0.1",
+    **env: str,
+) -> Ovms:
     """Start ``legato ovms`` without waiting for it; sequences are in memory unless said."""
     grpc_port, rest_port = ports or free_ports(2)
     given = [str(argument) for argument in arguments]
@@ -90,12 +96,12 @@ def begin(*arguments: object, ports: tuple[int, int] | None = None, **env: str) 
         [
             sys.executable, "-m", "legato", "ovms", *given, "--announce", "json",
             "--port", str(grpc_port), "--grpc_bind_address", "127.0.0.1",
-            "--rest_port", str(rest_port), "--rest_bind_address=127.0.0.1",
+            "--rest_port", str(rest_port), f"--rest_bind_address={rest_host}",
         ],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "PYTHONPATH": str(SOURCE), **env},
     )  # fmt: skip
-    made = Ovms(Served(process), grpc_port, rest_port)
+    made = Ovms(Served(process), grpc_port, rest_port, rest_host)
     made.served.follow()
     return made
 
