@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def _fetcher() -> ModuleType:
-    path = Path(__file__).parent.parent / "tools" / "fetch_assets.py"
-    spec = importlib.util.spec_from_file_location("fetch_assets", path)
+def _tool(name: str) -> ModuleType:
+    path = Path(__file__).parent.parent / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["fetch_assets"] = module  # dataclasses look their module up by name
+    sys.modules[name] = module  # dataclasses look their module up by name
     spec.loader.exec_module(module)
     return module
 
@@ -34,7 +34,7 @@ def asset(name: str, file: str) -> Path:
     A test that needs a real model never skips: without the model it fails and says
     what to do.
     """
-    tool = _fetcher()
+    tool = _tool("fetch_assets")
     try:
         tool.fetch(name)
     except tool.FetchError as error:
@@ -49,3 +49,10 @@ def recording(name: str, file: str) -> np.ndarray:
         assert wav.getsampwidth() == 2
         frames = wav.readframes(wav.getnframes())
     return np.frombuffer(frames, "<i2").astype(np.float32) / 32768.0
+
+
+def moonshine() -> tuple[Path, Path]:
+    """Return Moonshine's encoder and decoder, made of the package's files on first use."""
+    source = asset("moonshine", "decoder_model_merged.ort")
+    encoder, decoder = _tool("export_moonshine").export(source.parent)
+    return encoder, decoder

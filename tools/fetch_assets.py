@@ -161,6 +161,28 @@ ASSETS = {
             ),
         ),
     ),
+    "librivox": Asset(
+        "five sentences of a LibriVox recording, with their transcripts",
+        "public domain, in a package under BSD-2-Clause",
+        34.2,
+        (
+            _archive(
+                "pocketsphinx==5.1.1",
+                {
+                    f"test/data/librivox/{path}": digest
+                    for path, digest in {
+                        "sense_and_sensibility_01_austen_64kb-0870.wav": "b0557cf95c974d93",
+                        "sense_and_sensibility_01_austen_64kb-0880.wav": "fbec491ef00ee734",
+                        "sense_and_sensibility_01_austen_64kb-0890.wav": "5793ffbdee55fb8b",
+                        "sense_and_sensibility_01_austen_64kb-0920.wav": "40882414ef4cc51f",
+                        "sense_and_sensibility_01_austen_64kb-0930.wav": "954adbf0b56ac8a1",
+                        "transcription": "4cc29e04a6dcd292",
+                    }.items()
+                },
+                source=True,
+            ),
+        ),
+    ),
 }
 
 

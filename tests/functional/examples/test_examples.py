@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.assets import asset
+from tests.assets import asset, moonshine
 
 from legato.demo.process import ServerProcess
 from legato.repository.loader import load_paths
@@ -23,8 +23,10 @@ def _files():
         ("silero", "test.wav"),
         ("dtln", "model_1.onnx"),
         ("moonshine", "beckett.wav"),
+        ("librivox", "transcription"),
     ):
         asset(name, file)
+    moonshine()
 
 
 @pytest.mark.parametrize("name", NAMES)
