@@ -296,7 +296,7 @@ def as_config(config: ModelConfig, runtime: Runtime) -> str:
     values |= config.model_dump(
         mode="json", exclude_defaults=True, exclude={"name", "file", "entry", "folder", "states"}
     )
-    if config.runtime in ("onnx", "openvino"):
+    if config.runtime in ("onnx", "openvino", "torch"):
         values["batching"] = config.batching if signature.batching else "off"
         inputs = {spec.name: _input_config(spec) for spec in signature.inputs}
         values["inputs"] = {name: said for name, said in inputs.items() if said}

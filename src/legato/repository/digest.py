@@ -22,6 +22,8 @@ _GRAPH_OPTIONS = (
     "low_latency_transformation", "use_const_initializer", "shape", "batch_size", "layout",
 )  # fmt: skip
 """Options of the OpenVINO runtime that change what is computed; the others only how."""
+_TORCH_OPTIONS = ("submodule", "arguments")
+"""The same of the PyTorch runtime."""
 _OPTIONS = orjson.OPT_SORT_KEYS | orjson.OPT_NON_STR_KEYS
 
 
@@ -29,8 +31,8 @@ def content_digest(config: ModelConfig) -> str:
     """Return 16 hex characters that change when what the model computes changes.
 
     Covers the model file, weights kept beside it, and the config's ``files``; for a
-    Python model its source file, class and options; for an OpenVINO model the options
-    that change its graph. Names and places of files do not
+    Python model its source file, class and options; for an OpenVINO or PyTorch model the
+    options that change what it computes. Names and places of files do not
     count, so a model that moved keeps its sequences. A model of one file has the
     beginning of that file's SHA-256. Files are streamed, not held in memory.
 
@@ -48,8 +50,11 @@ def content_digest(config: ModelConfig) -> str:
         raise ConfigError("is no ONNX model", file=str(config.file)) from None
     if config.runtime == "python":
         parts += [orjson.dumps(config.options, option=_OPTIONS, default=str), _class_name(config)]
-    graph = {key: config.options[key] for key in _GRAPH_OPTIONS if config.options.get(key)}
-    if config.runtime == "openvino" and graph:
+    elif config.entry is not None and config.runtime == "torch":
+        parts.append(_class_name(config))
+    telling = {"openvino": _GRAPH_OPTIONS, "torch": _TORCH_OPTIONS}.get(config.runtime, ())
+    graph = {key: config.options[key] for key in telling if config.options.get(key)}
+    if graph:
         parts.append(orjson.dumps(graph, option=_OPTIONS, default=str))
     whole = parts[0] if len(parts) == 1 else hashlib.sha256(b"".join(parts)).digest()
     return whole.hex()[:DIGEST_CHARACTERS]

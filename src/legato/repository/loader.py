@@ -2,7 +2,8 @@
 
 What a path may be:
 
-- a model file (``.onnx``, ``.ort``, OpenVINO's ``.xml``): served under its stem, with defaults;
+- a model file (``.onnx``, ``.ort``, OpenVINO's ``.xml``, PyTorch's ``.pt`` and ``.pt2``): served
+  under its stem, with defaults;
 - a ``model.yaml``, or a folder that holds one: one model, by default named as the folder;
 - a model folder without ``model.yaml``: the only model file in it, or ``model.onnx``;
 - a model folder with numbered subfolders ``1/``, ``2/``: one version each, under one
@@ -31,8 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["MANIFEST", "MODEL_SUFFIXES", "content_digest", "load_paths"]
 
 MANIFEST = "model.yaml"
-MODEL_SUFFIXES = (".onnx", ".ort", ".xml")
-_ACCEPTED = "a model file (.onnx, .ort, .xml), a folder with model.yaml, or a folder of these"
+MODEL_SUFFIXES = (".onnx", ".ort", ".xml", ".pt", ".pt2")
+_ACCEPTED = (
+    f"a model file ({', '.join(MODEL_SUFFIXES)}), a folder with model.yaml, or a folder of these"
+)
 
 
 def load_paths(paths: Sequence[Path]) -> list[ModelConfig]:
@@ -132,8 +135,10 @@ def _bare(file: Path, name: str, source: Path, version: str = "1") -> Found:
     return config, source
 
 
-def _runtime_of(file: Path) -> Literal["onnx", "openvino"]:
+def _runtime_of(file: Path) -> Literal["onnx", "openvino", "torch"]:
     """Say which runtime serves a file that no config speaks of."""
+    if file.suffix in (".pt", ".pt2"):
+        return "torch"
     return "openvino" if file.suffix == ".xml" else "onnx"
 
 
@@ -175,13 +180,14 @@ def _from_manifest(path: Path, folder: Path, name: str = "", version: str = "1")
 
 def _complete(config: ModelConfig, manifest: Manifest, folder: Path) -> ModelConfig:
     """Resolve the files that a config names, and see that they are there."""
-    file = _check_python(config, manifest, folder) if config.runtime == "python" else None
-    if config.runtime != "python":
+    a_class = config.runtime == "python" or (config.runtime == "torch" and config.entry is not None)
+    file = _check_python(config, manifest, folder) if a_class else None
+    if not a_class:
         if config.entry is not None:
             raise manifest.problem(
                 f"does not go with 'runtime: {config.runtime}'",
                 ("entry",),
-                fix="remove it, or set 'runtime: python'",
+                fix="remove it, or set 'runtime: python' or 'runtime: torch'",
             )
         file = _present(config.file, "file", manifest, folder) or _the_model_file(folder, manifest)
     for index, path in enumerate(config.files):

@@ -50,6 +50,7 @@ class Attributes:
         self.slots = tuple(slots)
         self._owners = [attrgetter(s.module)(root) if s.module else root for s in self.slots]
         self._pristine = self.take()
+        self._marks: list[Any] = []
 
     def take(self) -> list[Any]:
         """Copy the attributes as they are now."""
@@ -67,11 +68,21 @@ class Attributes:
         """Set the attributes to what they were when the module was loaded."""
         self.put([_copied(value) for value in self._pristine])
 
+    def watch(self) -> None:
+        """Begin to look for changes; not in inference mode, where tensors do not count writes."""
+        self.reset()
+        self._marks = [_mark(value) for value in self._now()]
+
     def changed(self) -> set[Slot]:
-        """Name the attributes that are not what they were when the module was loaded."""
-        now = self.take()
-        pairs = zip(self.slots, self._pristine, now, strict=True)
-        return {slot for slot, was, value in pairs if not _same(was, value)}
+        """Name the attributes that were written to since :meth:`watch`, or have other values."""
+        now = self._now()
+        rows = zip(self.slots, self._pristine, self._marks, now, strict=True)
+        return {
+            slot for slot, was, mark, value in rows if mark != _mark(value) or not _same(was, value)
+        }
+
+    def _now(self) -> list[Any]:
+        return [getattr(o, slot.name) for o, slot in zip(self._owners, self.slots, strict=True)]
 
 
 def is_plain(value: Any) -> bool:
@@ -184,6 +195,13 @@ def _copied(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.detach().clone()
     return copy.deepcopy(value) if isinstance(value, list | tuple | dict) else value
+
+
+def _mark(value: Any) -> Any:
+    """Tell a tensor from another one, and from itself before it was written to."""
+    if not isinstance(value, torch.Tensor):
+        return None
+    return value.data_ptr(), value._version  # noqa: SLF001 - the name that PyTorch documents
 
 
 def _same(a: Any, b: Any) -> bool:

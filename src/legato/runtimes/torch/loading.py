@@ -42,12 +42,14 @@ _SEED = 20261122
 _MOST_TRIALS = 24
 _TIMED_ROWS = 8
 _FRONT = freed(0)
+_HOW = {"native": "with rows side by side", "vmap": "under torch.vmap"}
 
 
 @dataclass(frozen=True, slots=True)
 class _Tried:
     """A form, its runtime, the axes it serves, and what the gate said."""
 
+    form: Form
     runtime: TorchRuntime
     axes: Axes
     verdict: Verdict
@@ -77,19 +79,7 @@ class Loader:
         self.config = _with_states(config, opened.fed, program.lifted, lifted, following)
         states = {state.input for state in self.config.states or ()}
         fed = {state.output for state in self.config.states or ()}
-        rowless = {
-            tensor.name
-            for tensor in opened.inputs
-            if tensor.dims
-            and not _possible(tensor)
-            and (config.batching != "off" or tensor.name in states)
-        }
-        rowless |= {s.output for s in self.config.states or () if s.input in rowless and s.output}
-        rowless |= {
-            tensor.name
-            for tensor in opened.outputs
-            if tensor.name not in fed and not _possible(tensor) and config.batching != "off"
-        }
+        rowless = self._rowless(config, states, fed)
         self.naming = Naming(
             tuple(tensor.name for tensor in opened.inputs),
             tuple(tensor.name for tensor in opened.outputs),
@@ -110,6 +100,22 @@ class Loader:
             (),
         )
         self.plan: Plan = make_plan(self.config, self.file, graph, None)
+
+    def _rowless(self, config: ModelConfig, states: set[str], fed: set[str | None]) -> set[str]:
+        """Name the tensors that get an axis for rows in front, as they have none.
+
+        Data keeps the model's own shape where the config says just that, or where rows
+        share no call anyway: a client then sends what the model takes.
+        """
+        bare = [t for t in self.opened.inputs if t.dims and not _possible(t)]
+        said = {name: each.shape for name, each in config.inputs.items() if each.shape}
+        kept = config.batching == "off" or any(
+            len(said[t.name]) == len(t.dims) for t in bare if t.name in said
+        )
+        rowless = {t.name for t in bare if t.name in states or not kept}
+        rowless |= {s.output for s in self.config.states or () if s.input in rowless and s.output}
+        outputs = [t for t in self.opened.outputs if t.name not in fed and not _possible(t)]
+        return rowless | {t.name for t in outputs if not kept}
 
     def load(self) -> TorchRuntime:
         """Return the runtime: batched if the gate allows, one by one otherwise.
@@ -136,16 +142,26 @@ class Loader:
             return self._finished(
                 alone, None, "batching is switched off in the config", batching=False
             )
+        rowless = [s.name for s in alone.signature.inputs
+                   if s.kind is InputKind.DATA and s.batch_axis is None]  # fmt: skip
+        if rowless:
+            why = f"'{rowless[0]}' has no axis for rows: say its shape with a 1 in front"
+            return self._finished(alone, None, why, batching=False)
         size = _runs_at(alone)
         best = None
+        told: dict[str, _Tried] = {}
         for tried in self._trials(size):
             if tried.verdict.ok:
                 return self._together(tried)
             if best is None or (tried.verdict.ran and not best.verdict.ran):
                 best = tried
+            told[tried.form.mode] = told.get(tried.form.mode) or tried
+            if tried.verdict.ran and not told[tried.form.mode].verdict.ran:
+                told[tried.form.mode] = tried
         if self.config.batching == "force":
             return self._forced(best)
-        why = best.verdict.why if best is not None else "no axes of it could hold rows"
+        reasons = [f"{_HOW[mode]}, {tried.verdict.why}" for mode, tried in told.items()]
+        why = "; ".join(reasons) or "no axes of it could hold rows"
         return self._finished(alone, best, why, batching=False)
 
     # -- several rows a call ------------------------------------------------------------------
@@ -179,7 +195,13 @@ class Loader:
             form = Form("vmap", self.opened.program.per_row[at]())
         except Exception as error:  # noqa: BLE001 - PyTorch could not take the graph apart
             why = f"PyTorch cannot take its graph apart ({_short(error)})"
-            return _Tried(self._alone_form(), {}, Verdict(ok=False, why=why, ran=False))
+            alone = self._alone_form()
+            return _Tried(
+                Form("vmap", self.opened.program.call),
+                alone,
+                {},
+                Verdict(ok=False, why=why, ran=False),
+            )
         return self._tried(self._row_axes(), form, size, outputs_known=True)
 
     def _tried(
@@ -195,21 +217,20 @@ class Loader:
             grown = output_axes(runtime, found_size)
         except Exception as error:  # noqa: BLE001 - the model's own refusal of these axes
             why = f"it does not run {ROWS} rows in one call ({_short(error)})"
-            return _Tried(self._alone_form(), axes, Verdict(ok=False, why=why, ran=False))
+            return _Tried(form, self._alone_form(), axes, Verdict(ok=False, why=why, ran=False))
         axes |= grown
         runtime = self._runtime(axes, form, batching=True, why="")
         if not self.config.gate:
             why = "its shapes take several rows (numbers not compared: the gate is off)"
-            return _Tried(runtime, axes, Verdict(ok=True, why=why))
+            return _Tried(form, runtime, axes, Verdict(ok=True, why=why))
         verdict = check(runtime, np.random.default_rng(_SEED), size=found_size)
-        return _Tried(runtime, axes, verdict)
+        return _Tried(form, runtime, axes, verdict)
 
     def _together(self, tried: _Tried) -> TorchRuntime:
-        form = tried.runtime.form
         how = {
             "native": "the model takes rows side by side",
             "vmap": "torch.vmap runs it for all rows at once",
-        }.get(form.mode, "")
+        }[tried.form.mode]
         return self._finished(tried.runtime, tried, f"{how}: {tried.verdict.why}", batching=True)
 
     def _forced(self, best: _Tried | None) -> TorchRuntime:

@@ -8,6 +8,7 @@ output that feeds it.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,7 @@ class Observer:
         self._states = {state.input: state for state in config.states or ()}
         self._generator = torch.Generator().manual_seed(0)
         self._guess: tuple[int, ...] = _GUESSES[0]
+        self._bare = False
 
     def observe(self) -> Observed:
         """Find shapes at which the model runs, and note what it gives.
@@ -129,16 +131,18 @@ class Observer:
         problem: Exception | None = None
         unknown = any(map(self._begins_unknown, self._arguments))
         guesses = _GUESSES if any(map(self._is_guessed, self._arguments)) else _GUESSES[:1]
-        for self._guess in guesses:
-            for size in SIZES if self._open() else SIZES[:1]:
-                for beginning in range(_BEGINNINGS if unknown else 1):
-                    row = [self._value(each, size, beginning) for each in self._arguments]
-                    try:
-                        return beginning, size, row, self._run(row)
-                    except ConfigError:
-                        raise
-                    except Exception as error:  # noqa: BLE001 - the model's own refusal
-                        problem = problem or error
+        # A row's shape has an axis for rows; a model may do without.
+        for self._bare, self._guess in itertools.product((False, True), guesses):
+            sizes = SIZES if self._open() else SIZES[:1]
+            beginnings = range(_BEGINNINGS if unknown else 1)
+            for size, beginning in itertools.product(sizes, beginnings):
+                row = [self._value(each, size, beginning) for each in self._arguments]
+                try:
+                    return beginning, size, row, self._run(row)
+                except ConfigError:
+                    raise
+                except Exception as error:  # noqa: BLE001 - the model's own refusal
+                    problem = problem or error
         assert problem is not None  # noqa: S101 - a run succeeds or raises
         told = ", ".join(
             f"{each.name}: {{shape: [1, ...]}}"
@@ -162,7 +166,7 @@ class Observer:
             return (None if argument.optional else empty, default, empty)[beginning]
         state = self._states.get(argument.name)
         if state is not None and state.rule != "window":
-            shape = tuple(max(dim, 0) for dim in state.shape or ())
+            shape = tuple(max(dim, 0) for dim in self._without_rows(state.shape or ()))
             return torch.zeros(shape, dtype=self._wanted(argument.name), device=self._device)
         shape = tuple(size if dim == -1 else dim for dim in self._shape(argument.name))
         return self._random(shape, self._wanted(argument.name))
@@ -221,8 +225,12 @@ class Observer:
         if state is not None and state.rule == "window" and shape[state.axis] > 0:
             # The model sees the window and the new samples as one.
             longer = shape[state.axis] + state.size
-            return (*shape[: state.axis], longer, *shape[state.axis + 1 :])
-        return shape
+            shape = (*shape[: state.axis], longer, *shape[state.axis + 1 :])
+        return self._without_rows(shape)
+
+    def _without_rows(self, shape: Sequence[int]) -> tuple[int, ...]:
+        bare = self._bare and len(shape) > 1 and shape[0] == 1
+        return tuple(shape[1:] if bare else shape)
 
     def _wanted(self, name: str) -> Any:
         said = self._config.inputs.get(name)
@@ -321,7 +329,7 @@ class Observer:
             return GraphTensor(argument.name, dtype, states[argument.name])
         state = self._states.get(argument.name)
         if state is not None and state.rule != "window":
-            shape: Sequence[int] = state.shape or ()
+            shape = self._without_rows(state.shape or ())
         else:
             shape = self._shape(argument.name)
         dims: tuple[Dim, ...] = tuple(None if dim == -1 else dim for dim in shape)

@@ -324,7 +324,7 @@ class _Subject:
         Raises:
             ConfigError: It remembers something that nobody can see.
         """
-        self._watched.reset()
+        self._watched.watch()
         changed: set[Slot] = set()
         try:
             with torch.no_grad():

@@ -134,6 +134,7 @@ def reason(error: BaseException) -> str:
         return type(error).__name__
     text = lines[-1] if "TorchScript interpreter" in lines[0] else lines[0]
     text = re.sub(r"^(RuntimeError|builtins\.\w+|torch\.jit\.\w+): ", "", text)
+    text = text.partition(" We don't support that yet")[0]
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
