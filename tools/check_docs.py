@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from legato.core.errors import ConfigError
+from legato.observe import triton
 from legato.observe.metrics import EngineCollector
 from legato.repository import config as repository_config
 from legato.repository.manifest import Manifest
@@ -127,6 +128,10 @@ def check_metrics(text: str) -> Iterator[str]:
     """Yield metrics that the reference leaves out."""
     for family in EngineCollector(_NoEngine()).collect():  # type: ignore[arg-type]
         name = family.name + ("_total" if family.type == "counter" else "")
+        if f"`{name}`" not in text:
+            yield f"metric '{name}' is not described"
+    page = triton.render(_NoEngine(), triton.Processor()).decode()  # type: ignore[arg-type]
+    for name in re.findall(r"^# TYPE (\w+)", page, re.MULTILINE):
         if f"`{name}`" not in text:
             yield f"metric '{name}' is not described"
 

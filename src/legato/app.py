@@ -25,6 +25,7 @@ from legato.engine.suspicion import Suspicion
 from legato.observe import log as logs
 from legato.observe import metrics
 from legato.observe import ovms as ovms_metrics
+from legato.observe import triton as triton_metrics
 from legato.observe.tee import Both
 from legato.protocols.kserve import grpc_service, rest
 from legato.protocols.kserve.facilities import Facilities
@@ -249,9 +250,11 @@ def _rpc_services(server: Server) -> list[Service]:
 def _routes(server: Server) -> list[Any]:
     """List the HTTP routes."""
     requests = server.requests
+    processor = triton_metrics.Processor()
 
     async def metrics_page(_request: Request) -> Response:
         body, content_type = metrics.render(server.engine, restarts=server.restarts)
+        body += triton_metrics.render(server.engine, processor)
         if requests is not None:
             body += ovms_metrics.render(server.engine, server.ovms_metrics, requests)
         return Response(body, media_type=content_type)

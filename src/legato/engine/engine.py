@@ -94,6 +94,7 @@ class Engine:
         observers: Told of every batch that was committed, before its replies leave; each
             must return at once. None by default, and then they cost nothing.
         decoupled: Names of models that may answer a step any number of times.
+        unloaded: Names of models that were served once and are not now.
     """
 
     def __init__(
@@ -118,6 +119,7 @@ class Engine:
         self._writable = True
         self.tables: dict[str, Model] = {}
         self.decoupled: set[str] = set()
+        self.unloaded: set[str] = set()
         self.unanswered = 0
         self.residence = Residence(max_resident_bytes)
         self.loop: asyncio.AbstractEventLoop
@@ -208,6 +210,7 @@ class Engine:
             )
         model.add(handle)
         (self.decoupled.add if config.decoupled else self.decoupled.discard)(config.name)
+        self.unloaded.discard(config.name)
         if old is not None:
             await self._let_go(model, [old], keep_sequences=keep_sequences)
         self.admission.room_was_made(model)  # the limit may have grown
@@ -300,6 +303,7 @@ class Engine:
             gone += model.lingering
             model.lingering.clear()
         if not model.versions:
+            self.unloaded.add(name)
             self.admission.clear_backlog(model, UnknownModelError(name, unloaded=True))
         await self._let_go(model, gone, keep_sequences=keep_sequences)
         for sequence in list(model.sequences.values()):
@@ -562,6 +566,7 @@ class Engine:
                 counted = handle or model.default
                 if counted is not None:
                     counted.statistics.failed[outcome.code] += 1
+                    counted.statistics.failed_s += self.clock() - (step.arrived or self.clock())
         try:
             step.done(outcome)
         except Exception:

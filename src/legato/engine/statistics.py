@@ -43,6 +43,7 @@ class ModelStatistics:
         applied: Steps committed.
         replayed: Duplicates answered from a receipt.
         failed: Steps that ended in an error, by the error's code.
+        failed_s: Seconds from their arrival to the error, all together.
         opened: Sequences begun.
         ended: Sequences over, by ``EndReason.name.lower()``.
         batches: Model calls that gave at least one applied row.
@@ -63,6 +64,7 @@ class ModelStatistics:
     applied: int = 0
     replayed: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    failed_s: float = 0.0
     opened: int = 0
     ended: Counter[str] = field(default_factory=Counter)
     batches: int = 0

@@ -42,7 +42,7 @@ class Classes:
         labels: tuple[str, ...] = ()
         for entry in (getattr(model.config, "origin", None) or {}).get("output", []):
             if entry.get("name") == output and entry.get("label_filename"):
-                labels = _labels(Path(model.config.folder, entry["label_filename"]))
+                labels = _labels(model.config.folder, entry["label_filename"])
         return cls(count, labels, batched=has_batch_dimension(model.signature))
 
     def write(self, header: OutputHeader, data: bytes) -> tuple[OutputHeader, bytes]:
@@ -70,12 +70,18 @@ class Classes:
         return text.encode()
 
 
-def _labels(path: Path) -> tuple[str, ...]:
+def _labels(version: Path, name: str) -> tuple[str, ...]:
+    """Read a label file: it lies beside the configuration, above the version's folder."""
+    wanted = Path(name)
     try:
+        if wanted.is_absolute() or ".." in wanted.parts:  # a client may have given the config
+            raise PermissionError(0, "it lies outside of the model's folder")
+        path = version.parent / wanted
         return _read_labels(path, path.stat().st_mtime_ns)
-    except OSError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        why = getattr(error, "strerror", None) or str(error)
         raise RpcError(
-            Status.INTERNAL, f"the label file '{path.name}' cannot be read: {error.strerror}"
+            Status.INTERNAL, f"the label file '{name[:80]}' cannot be read: {why}"
         ) from None
 
 

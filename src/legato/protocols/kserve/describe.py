@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, cast
 
+from google.protobuf.json_format import ParseDict
+
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.protocols.kserve.datatypes import config_type, wire_name
 from legato.protocols.kserve.gen import kserve_pb2 as pb
@@ -82,7 +84,22 @@ def _platform(model: ServedModel) -> str:
 
 
 def model_config(model: ServedModel) -> config_pb.ModelConfig:
-    """Return a model's configuration as Triton's clients read it."""
+    """Return a model's configuration as Triton's clients read it.
+
+    A model of a Triton repository has its own, completed; it is made up for others.
+    """
+    made = _own_config(model) if model.config.origin else _made_up_config(model)
+    if model.signature.states:
+        receipts = str(model.config.sequences.receipts)
+        made.parameters[RECEIPTS].string_value = receipts
+    return made
+
+
+def _own_config(model: ServedModel) -> config_pb.ModelConfig:
+    return ParseDict(model.config.origin, config_pb.ModelConfig(), ignore_unknown_fields=True)
+
+
+def _made_up_config(model: ServedModel) -> config_pb.ModelConfig:
     signature, config = model.signature, model.config
     batched = has_batch_dimension(signature)
     largest = config.max_batch_size if signature.batching else 1
@@ -113,7 +130,6 @@ def model_config(model: ServedModel) -> config_pb.ModelConfig:
         )
     if signature.states:
         _describe_sequences(made.sequence_batching, model, batched=batched)
-        made.parameters[RECEIPTS].string_value = str(config.sequences.receipts)
     elif batched and signature.batching:
         made.dynamic_batching.max_queue_delay_microseconds = round(config.max_queue_delay_ms * 1000)
         made.dynamic_batching.preferred_batch_size.extend(config.preferred_batch_sizes)
@@ -190,6 +206,7 @@ def _count(entry: pb.ModelStatistics, counts: ModelStatistics) -> None:
     inference.success.count = counts.applied + counts.replayed
     inference.success.ns = queue_ns + compute_ns
     inference.fail.count = sum(counts.failed.values())
+    inference.fail.ns = round(counts.failed_s * 1e9)
     inference.queue.count = counts.queue_s.count
     inference.queue.ns = queue_ns
     for part in (inference.compute_input, inference.compute_infer, inference.compute_output):

@@ -110,10 +110,10 @@ def _constant(text: str) -> Callable[[ServerError, Step, EnginePort], str]:
     return lambda _error, _step, _engine: text
 
 
-def _unknown_model(error: ServerError, step: Step, _engine: EnginePort) -> str:
+def _unknown_model(error: ServerError, step: Step, engine: EnginePort) -> str:
     if not isinstance(error, UnknownModelError):
         return f"Request for unknown model: '{step.model}' is not found"
-    if error.unloaded:
+    if error.unloaded or error.model in engine.unloaded:
         return f"Request for unknown model: '{error.model}' has no available versions"
     version = f" version {error.version}" if error.version else ""
     return f"Request for unknown model: '{error.model}'{version} is not found"

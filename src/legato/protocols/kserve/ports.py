@@ -48,6 +48,10 @@ class EnginePort(Protocol):
     def decoupled(self) -> AbstractSet[str]:
         """Names of models that may answer a step any number of times."""
 
+    @property
+    def unloaded(self) -> AbstractSet[str]:
+        """Names of models that were served once and are not now."""
+
     def submit(self, step: Step) -> None:
         """Take a step; ``step.done`` is called exactly once, perhaps before this returns."""
 

@@ -38,6 +38,7 @@ class FakeEngine:
         self.steps: deque[Step] = deque()
         self.cancelled: list[Step] = []
         self.decoupled: set[str] = set()
+        self.unloaded: set[str] = set()
         self.answer: Any = None  # outcome given at once, where set
         self.handles = {"accumulator": served("accumulator", ACCUMULATOR)}
 

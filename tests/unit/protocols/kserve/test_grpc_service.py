@@ -133,7 +133,7 @@ def test_statistics_count_rows_calls_and_failures(engine, ask) -> None:
     """What a load generator reads between two windows: integer version, growing queue count."""
     counts = engine.handles["accumulator"].statistics
     counts.applied, counts.replayed, counts.batches = 6, 1, 2
-    counts.failed["step_gap"] = 3
+    counts.failed["step_gap"], counts.failed_s = 3, 0.5
     counts.batch_seconds = {2: [1, 0.25], 4: [1, 0.5]}
     counts.queue_s.observe(0.125, 6)
     counts.last_step_at = 12.5
@@ -143,7 +143,7 @@ def test_statistics_count_rows_calls_and_failures(engine, ask) -> None:
     assert (entry.name, int(entry.version), entry.last_inference) == ("accumulator", 1, 12500)
     assert (entry.inference_count, entry.execution_count) == (6, 2)
     stats = entry.inference_stats
-    assert (stats.success.count, stats.fail.count) == (7, 3)
+    assert (stats.success.count, stats.fail.count, stats.fail.ns) == (7, 3, 500_000_000)
     assert (stats.queue.count, stats.queue.ns) == (6, 750_000_000)
     assert (stats.compute_infer.count, stats.compute_infer.ns) == (6, 2_500_000_000)
     assert [(b.batch_size, b.compute_infer.count) for b in entry.batch_stats] == [(2, 1), (4, 1)]
