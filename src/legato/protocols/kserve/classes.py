@@ -15,7 +15,7 @@ import numpy as np
 
 from legato.core.types import OutputHeader
 from legato.protocols.kserve.datatypes import encode_strings, wire_name
-from legato.protocols.kserve.describe import has_batch_dimension
+from legato.protocols.kserve.describe import is_batched
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Classes:
         for entry in (getattr(model.config, "origin", None) or {}).get("output", []):
             if entry.get("name") == output and entry.get("label_filename"):
                 labels = _labels(model.config.folder, entry["label_filename"])
-        return cls(count, labels, batched=has_batch_dimension(model.signature))
+        return cls(count, labels, batched=is_batched(model))
 
     def write(self, header: OutputHeader, data: bytes) -> tuple[OutputHeader, bytes]:
         """Return the output as text.

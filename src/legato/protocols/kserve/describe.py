@@ -60,10 +60,18 @@ def has_batch_dimension(signature: Signature) -> bool:
     )
 
 
+def is_batched(model: ServedModel) -> bool:
+    """Tell whether clients see a batch dimension in front: as the model's own config says."""
+    origin = model.config.origin
+    if origin.get("input") or origin.get("max_batch_size"):
+        return bool(origin.get("max_batch_size"))
+    return has_batch_dimension(model.signature)
+
+
 def model_metadata(model: ServedModel) -> pb.ModelMetadataResponse:
     """Return the answer to ModelMetadata."""
     signature = model.signature
-    batched = has_batch_dimension(signature)
+    batched = is_batched(model)
     response = pb.ModelMetadataResponse(
         name=model.name, versions=[model.version], platform=_platform(model)
     )
@@ -96,12 +104,26 @@ def model_config(model: ServedModel) -> config_pb.ModelConfig:
 
 
 def _own_config(model: ServedModel) -> config_pb.ModelConfig:
-    return ParseDict(model.config.origin, config_pb.ModelConfig(), ignore_unknown_fields=True)
+    """Return what the repository says, and what it leaves out as it was found."""
+    made = ParseDict(model.config.origin, config_pb.ModelConfig(), ignore_unknown_fields=True)
+    found = _made_up_config(model)
+    if not made.input and not made.max_batch_size:
+        made.max_batch_size = found.max_batch_size
+    for tensors, others in ((made.input, found.input), (made.output, found.output)):
+        if not tensors:
+            tensors.extend(others)  # type: ignore[arg-type]  # of the same kind each
+    if found.HasField("sequence_batching"):
+        inferred = found.sequence_batching
+        if made.WhichOneof("scheduling_choice") is None:
+            made.sequence_batching.CopyFrom(inferred)
+        elif made.HasField("sequence_batching") and not made.sequence_batching.state:
+            made.sequence_batching.state.extend(inferred.state)
+    return made
 
 
 def _made_up_config(model: ServedModel) -> config_pb.ModelConfig:
     signature, config = model.signature, model.config
-    batched = has_batch_dimension(signature)
+    batched = is_batched(model)
     largest = config.max_batch_size if signature.batching else 1
     made = config_pb.ModelConfig(
         name=model.name,
@@ -152,7 +174,8 @@ def _describe_sequences(
         if spec.control is not None and spec.control in _CONTROL_KINDS:
             _describe_control(made.control_input.add(name=spec.name).control.add(), spec)
     for state in model.signature.states:
-        if state.rule is not UpdateRule.WINDOW:  # a window is no input of the graph
+        # A window is no input of the graph, nor is what a Python model keeps by itself.
+        if state.rule is not UpdateRule.WINDOW and not state.ragged:
             _describe_state(made.state.add(), state, batched=batched)
 
 
