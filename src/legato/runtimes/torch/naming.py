@@ -39,14 +39,25 @@ def output_names(
     mentioned += [name for name in fed if name not in mentioned]
     given = list(names)
     unnamed = all(_NUMBERED.fullmatch(name) for name in names)
-    if unnamed and len(variables) == len(names) == len({v for v in variables if v}):
-        given = list(variables)
+    named = [variable for variable in variables if variable]
+    if unnamed and len(variables) == len(names) and len(named) == len(set(named)):
+        given = [variable or name for variable, name in zip(variables, names, strict=True)]
     if unnamed and len(mentioned) == len(names) and not set(mentioned) & set(names):
         known = set(given)
         counted = all(_COUNTED.fullmatch(name) for name in mentioned)
         if not counted and not known.issuperset(mentioned):
             return mentioned
     return _counted(given, mentioned)
+
+
+def groups(names: Iterable[str]) -> dict[str, list[str]]:
+    """Collect the parts of tuples: ``hx_0`` and ``hx_1`` are ``hx``."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, place = name.rpartition("_")
+        if stem and place == str(len(found.get(stem, ()))):
+            found.setdefault(stem, []).append(name)
+    return {stem: parts for stem, parts in found.items() if len(parts) > 1}
 
 
 def _counted(names: Sequence[str], mentioned: Iterable[str]) -> list[str]:

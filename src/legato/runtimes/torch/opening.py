@@ -13,7 +13,7 @@ from legato.runtimes.discovery.pairing import agree, names_state, pair_by_name
 from legato.runtimes.torch.attributes import Attributes, Slot, is_plain, isolated
 from legato.runtimes.torch.exported import open_exported
 from legato.runtimes.torch.module import functional, open_module
-from legato.runtimes.torch.naming import input_names, output_names
+from legato.runtimes.torch.naming import groups, input_names, output_names
 from legato.runtimes.torch.observing import Observer
 from legato.runtimes.torch.program import (
     DTYPES,
@@ -165,16 +165,40 @@ def _fed_by_shape(
         return {}
     free = [t for t in inputs if t.dims and t.name not in listed and t.name not in config.inputs]
     left = [t for t in outputs if t.name not in claimed]
+    tuples = _fed_by_tuples(free, left)
+    free = [t for t in free if t.name not in tuples]
+    left = [t for t in left if t.name not in {output for output, _ in tuples.values()}]
     by_name = pair_by_name(free, left).pairs
     free = [t for t in free if names_state(t.name) and t.name not in {p.input for p in by_name}]
     left = [t for t in left if t.name not in {p.output for p in by_name}]
     fits = {t.name: [o.name for o in left if agree(t, o)] for t in free}
     counts = [name for names in fits.values() for name in names]
-    return {
+    return tuples | {
         name: (names[0], "its name says state, and only this output has its shape")
         for name, names in fits.items()
         if len(names) == 1 and counts.count(names[0]) == 1 and len(left) > 1
     }
+
+
+def _fed_by_tuples(
+    inputs: Sequence[GraphTensor], outputs: Sequence[GraphTensor]
+) -> dict[str, tuple[str, str]]:
+    """Pair a tuple whose name says state with the only tuple returned that is like it."""
+    taken = {t.name: t for t in inputs}
+    given = {t.name: t for t in outputs}
+    made = groups(given)
+    fed: dict[str, tuple[str, str]] = {}
+    for stem, parts in groups(taken).items():
+        alike = [
+            names
+            for names in made.values()
+            if len(names) == len(parts)
+            and all(agree(taken[a], given[b]) for a, b in zip(parts, names, strict=True))
+        ]
+        if names_state(stem) and len(alike) == 1:
+            why = f"'{stem}' is a tuple, and only one like it is returned"
+            fed |= {part: (name, why) for part, name in zip(parts, alike[0], strict=True)}
+    return fed
 
 
 # -- TorchScript ----------------------------------------------------------------------------
