@@ -5,6 +5,7 @@
 #   make check   format, lint, types, generated code, import direction, docs: fast
 #   make bench   the benchmark suite; writes docs/benchmarks.md
 #   make bench-million   a million live sequences in one process, into the same page
+#   make bench-triton    an LSTM from a Triton model repository, into the same page
 #   make bench-openvino  OpenVINO's LSTM, into docs/benchmarks-openvino.md
 #   make bench-torchserve   TorchServe's adder, into docs/benchmarks-torchserve.md
 #   make docs    links and code blocks of the docs
@@ -26,7 +27,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 # LEGATO_TEST_EXPIRY_REQUESTS=100000 make test ARGS="-k lost_at_expiry": five times as many
 ARGS ?=
 
-.PHONY: help setup assets demo test test-long check format bench bench-million bench-openvino bench-torchserve docs clean
+.PHONY: help setup assets demo test test-long check format bench bench-million bench-triton bench-openvino bench-torchserve docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -70,6 +71,10 @@ bench: assets
 
 bench-million: setup
 	@$(BIN)/python bench/million.py $(ARGS)
+
+# LEGATO_BENCH_TRITON names a tritonserver command to run beside Legato.
+bench-triton: setup
+	@$(BIN)/python bench/run.py --only '^triton$$' $(ARGS)
 
 bench-openvino: setup
 	@$(BIN)/python bench/openvino_lstm.py $(ARGS)

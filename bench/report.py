@@ -11,6 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import sections
+import triton_lstm
 from measure import Effort, Row
 from models import MODELS
 from scenarios import GOALS
@@ -45,8 +46,8 @@ def keep(folder: Path, found: Mapping[str, Any]) -> list[Path]:
 
     Args:
         folder: Where all of it lies.
-        found: By part: ``rows``, ``machine`` and ``effort`` of the scenarios, ``stores``, or
-            ``million``, whose runs of other sizes stay.
+        found: By part: ``rows``, ``machine`` and ``effort`` of the scenarios, ``stores``,
+            ``triton``, or ``million``, whose runs of other sizes stay.
 
     Returns:
         The paths of what was written.
@@ -83,6 +84,8 @@ def page(rows: Sequence[Row], figures: Mapping[str, Any]) -> str:
         parts.append(sections.stores(figures["stores"]))
     if "million" in figures:
         parts.append(sections.million(figures["million"]))
+    if "triton" in figures:
+        parts.append(triton_lstm.section(figures["triton"]))
     parts.append(_OPENVINO)
     if rows:
         parts.append(_how(rows, figures["machine"], Effort(**figures["effort"])))

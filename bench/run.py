@@ -2,7 +2,8 @@
 
 Quick by default (about five minutes); ``--full`` takes longer windows and more
 scenarios. ``--only accumulator/stream`` picks scenarios by name; ``stores`` (what each
-store costs) and ``million`` (very many sequences, at a small size) are names, too.
+store costs), ``million`` (very many sequences, at a small size) and ``triton`` (an LSTM
+from a Triton model repository) are names, too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from scenarios import Scenario
 
 
-PARTS = ("stores", "million")
+PARTS = ("stores", "million", "triton")
 
 
 def arguments() -> argparse.Namespace:
@@ -109,6 +110,14 @@ def run_part(part: str, *, full: bool, ahead: bool) -> tuple[dict[str, Any], int
         }
         print("\n".join(f"{row.state:6} {row.store:16} {row.ratio:.2f}" for row in rows))
         return figures, sum(row.failed for row in rows), sum(row.wrong for row in rows)
+    if part == "triton":
+        import triton_lstm
+
+        windows, window_s = (7, 2.0) if full else (3, 1.2)
+        with tempfile.TemporaryDirectory(prefix="legato-bench-models-") as name:
+            lstm = triton_lstm.measure(Path(name), windows, window_s)
+        figures = {"windows": windows, "window_s": window_s, "rows": [asdict(row) for row in lstm]}
+        return figures, sum(row.failed for row in lstm), 0
     import million
 
     found = million.measure(million.SMALL, lambda text: print(text, flush=True))
