@@ -77,6 +77,7 @@ ASSETS = {
                 "silero-vad==6.2.3",
                 {
                     "silero_vad/data/silero_vad.onnx": "1a153a22f4509e29",
+                    "silero_vad/data/silero_vad.jit": "e1122837f4154c51",
                     "silero_vad/data/silero_vad_op18_ifless.onnx": "7671cd04b004e907",
                     "silero_vad/data/silero_vad_openvino_16k.onnx": "7776b81ad1b0350c",
                     "silero_vad/data/silero_vad_16k_sequence.onnx": "9ccdacc4719d8aa7",
