@@ -125,7 +125,7 @@ def _as_json(ready: Ready) -> str:
 
 def as_line(ready: Ready) -> str:
     """Return the one line that people wait for."""
-    shown = ", ".join(_model(model) for model in ready.models[:_MOST_SHOWN])
+    shown = ", ".join(_model(model) for model in ready.models[:_MOST_SHOWN]) or "no model"
     if len(ready.models) > _MOST_SHOWN:
         shown += f" and {len(ready.models) - _MOST_SHOWN} more"
     return (

@@ -158,6 +158,26 @@ def test_reload_by_api(start, kit, tmp_path, client) -> None:
     assert mine.step(1, 1) == (2, 1)
 
 
+def test_a_version_that_cannot_be_loaded_is_told_by_reload(start, kit, tmp_path, client) -> None:
+    """26: with the text for versions; what was served goes on."""
+    kit.save(tmp_path, "summator", kit.models.accumulator(1))
+    path = kit.write_config(tmp_path / "config.json", summator())
+    server = start("--config_path", path, "--file_system_poll_wait_seconds", 0)
+    mine = client(server)
+    mine.start(1)
+    (tmp_path / "summator" / "2").mkdir()
+    (tmp_path / "summator" / "2" / "model.onnx").write_bytes(b"no model")
+
+    told = server.rest("POST", "/v1/config/reload")
+
+    assert told == (
+        500,
+        {"error": "Reloading models versions failed. Check server logs for more info."},
+    )
+    assert mine.step(1, 1) == (2, 1)
+    assert client(server, "rest").start(2) == (1, 2)
+
+
 def test_files_are_followed(start, kit, tmp_path, client) -> None:
     """A new model and a model taken away, without a call; its sequences go on to their end."""
     kit.save(tmp_path, "summator", kit.models.accumulator(1))
@@ -171,10 +191,14 @@ def test_files_are_followed(start, kit, tmp_path, client) -> None:
     other = client(server, model="other").start(1)
     kit.until(lambda: mine.refused(1, 2, 1)[0] == 5, "the old one is retired")
     refused = mine.refused(1, 2, 1)
+    by_rest = client(server, "rest").refused(1, 2, 1)
+    metadata = server.rest("GET", "/v1/models/summator/metadata")
     went_on = [mine.step(1, 1), mine.end(1)]
 
     assert other == (1, 1)
-    assert refused == (5, "Model with requested version is retired")
+    retired = "Model with requested version is retired"
+    assert (refused, by_rest) == ((5, retired), (404, retired))
+    assert metadata == (404, {"error": retired})
     assert went_on == [(2, 1), (3, 1)]
 
 
