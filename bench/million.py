@@ -72,7 +72,7 @@ class Size:
         return self.sequences // 100
 
 
-FULL = Size(1_000_000, "16M")
+FULL = Size(1_000_000, "24M")
 SMALL = Size(20_000, "1M", 1000.0, 400.0, rounds=3, window_s=4.0, rush_s=5.0, patience_s=0.0)
 
 

@@ -71,7 +71,7 @@ class ServerSettings(BaseModel):
         max_message_bytes: Largest request.
         allow_client_shm: KServe clients on this machine may give tensors in shared memory.
         drain_timeout_s: How long stopping waits for steps in flight.
-        max_resident_state: Bytes of idle sequences' state kept in memory; 0 = no limit.
+        max_resident_state: Bytes of memory for idle sequences; 0 = no limit.
         segment_size: Bytes of a file of the log store; smaller ones give room back sooner.
         longest_restart_delay_s: Longest wait before a serving process that died is
             started again.

@@ -54,7 +54,7 @@ def command(
     ] = None,
     max_resident_state: Annotated[
         str | None,
-        typer.Option(help="Idle state kept in memory, as 512M or 2G; 0 = no limit.  [1G]"),
+        typer.Option(help="Memory for idle sequences, as 512M or 2G; 0 = no limit.  [1G]"),
     ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="Seconds that stopping waits for steps in flight.  [30]")

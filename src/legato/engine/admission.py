@@ -187,7 +187,7 @@ class Admission:
                 # A mistake of ours, or an input that no check foresaw: it costs this step only.
                 log.exception("step_not_decided", model=model.name)
                 if steps and steps[0] is step:
-                    steps.popleft()
+                    steps.pop(0)
                 self._engine.finish(step, internal_error(error))
         self._residence.rest(model, sequence)
 
@@ -202,7 +202,7 @@ class Admission:
         """Decide the head of a sequence; true if it was scheduled or waits for room."""
         steps = sequence.steps
         if step.deadline is not None and step.deadline <= self._engine.clock():
-            self._engine.finish(steps.popleft(), DeadlineError())
+            self._engine.finish(steps.pop(0), DeadlineError())
             return False
         if step.number or model.dedupe:
             step.digest = digest_inputs(step)
@@ -216,18 +216,18 @@ class Admission:
         fault("admit.after_dedupe")
         verdict = decision.verdict
         if verdict is Verdict.APPLY:
-            steps.popleft()
+            steps.pop(0)
             return self._apply(model, sequence, step, decision.number)
         if verdict is Verdict.REFUSE:
             if sequence.fresh:
-                self._engine.finish(steps.popleft(), _with_age(decision.error, sequence.head))
+                self._engine.finish(steps.pop(0), _with_age(decision.error, sequence.head))
             else:
                 # The copy may be behind (expired, or moved by another node): only what
                 # the record itself says goes to a client.
                 self._residence.forget(sequence)
             return False
         if verdict is Verdict.REPLAY:
-            self._replay(model, sequence, steps.popleft(), decision.receipt)
+            self._replay(model, sequence, steps.pop(0), decision.receipt)
             return False
         return self._create(model, sequence, step, verdict is Verdict.RESTART)
 
@@ -242,12 +242,14 @@ class Admission:
             return result
 
         def done(result: AcquireResult | Exception) -> None:
+            model.asking -= 1
             if self._acquired(model, sequence, result):
                 self.advance(model, sequence)
 
         if self._engine.store.inline:
             # Quick stores answer here, and _advance goes on.
             return self._acquired(model, sequence, _try(ask))
+        model.asking += 1
         self._engine.committer.call(ask, done)
         return False
 
@@ -256,10 +258,11 @@ class Admission:
     ) -> bool:
         """Take over what the store said; false if the waiting steps were refused."""
         if isinstance(result, Owned):
-            sequence.head, sequence.state = result.head, result.state
+            sequence.head = result.head
             sequence.loaded = sequence.fresh = True
-            sequence.handle = None
-            self._residence.bytes += result.state.nbytes if result.state else 0
+            self._residence.pin(sequence, None)
+            if result.state is not None:
+                self._residence.keep(sequence, result.state)
             return True
         if isinstance(result, Missing):
             sequence.head, sequence.state = result.head, None
@@ -296,10 +299,11 @@ class Admission:
         handle = sequence.handle
         if handle is None:
             try:
-                handle = sequence.handle = model.pinned(sequence)
+                handle = model.pinned(sequence)
             except ServerError as error:
                 self._engine.finish(step, error)
                 return False
+            self._residence.pin(sequence, handle)
         if step.version and step.version != handle.version:
             elsewhere = OtherVersionError(step.correlation_id or 0, handle.version)
             self._engine.finish(step, elsewhere)
@@ -319,9 +323,9 @@ class Admission:
             if step.dialect.when_full is WhenFull.QUEUE and len(model.backlog) < model.max_backlog:
                 self._wait_for_room(model, sequence, step)
                 return True
-            self._engine.finish(steps.popleft(), SequenceLimitError(model.name, model.max_live))
+            self._engine.finish(steps.pop(0), SequenceLimitError(model.name, model.max_live))
             return False
-        steps.popleft()
+        steps.pop(0)
         unreachable = self._raise_level(step)
         if unreachable is not None:
             self._engine.finish(step, unreachable)
@@ -394,7 +398,7 @@ class Admission:
     def _backlog_deadline(self, model: Model, sequence: Sequence, step: Step) -> None:
         if self._waits_first(sequence, step):
             self.leave_backlog(model, sequence)
-            self._engine.finish(sequence.steps.popleft(), DeadlineError())
+            self._engine.finish(sequence.steps.pop(0), DeadlineError())
             self.advance(model, sequence)
 
     def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:

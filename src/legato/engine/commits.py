@@ -86,6 +86,7 @@ class Commits:
     ) -> None:
         # No closure that names itself: a cycle for every batch is what the garbage
         # collector would be busy with.
+        handle.statistics.committing += len(done)
         started = time.perf_counter()
         finished = partial(self._sent, handle, done, batch, replies, started, 1)
         self._engine.committer.commit(batch, finished)
@@ -101,6 +102,7 @@ class Commits:
         results: list[CommitResult] | Exception,
     ) -> None:
         """Act on a commit's outcome; an unknown one is asked for again, identically."""
+        handle.statistics.committing -= len(done)
         if not isinstance(results, Exception):
             handle.statistics.commit_s.observe(time.perf_counter() - started)
             self._publish(handle, done, batch, replies, results)
@@ -111,6 +113,7 @@ class Commits:
             self._engine.on_fatal(results)
         elif tries < COMMIT_TRIES:
             # The outcome is unknown: the identical commit finds out (Ok or Duplicate).
+            handle.statistics.committing += len(done)
             again = partial(self._sent, handle, done, batch, replies, started, tries + 1)
             self._engine.loop.call_later(
                 random.uniform(0.01, 0.2),  # noqa: S311 - jitter
@@ -231,7 +234,7 @@ class Commits:
         else:  # Fenced, Conflict, Gone: read the record and decide again
             sequence.contested += 1
             self._residence.forget(sequence)
-            sequence.steps.appendleft(work.step)
+            sequence.steps.insert(0, work.step)
 
     def _answer(self, work: Work, row: RowResult, entry: Commit, reply: Reply) -> None:
         """Answer a committed step, or give a part of the answer and queue the rest."""
@@ -269,6 +272,7 @@ class Commits:
             handle.statistics.opened += 1
             if work.replaces:
                 self._engine.count_end(handle, sequence.key.correlation_id, EndReason.DISPLACED)
+            self._residence.release(sequence)
             head = sequence.head = RecordHead(
                 entry.incarnation, 1, 1, entry.receipts, entry.version, entry.model_digest,
                 entry.dialect, time.time(), entry.ttl_s, entry.level,
@@ -277,17 +281,16 @@ class Commits:
             sequence.handle = handle if handle.serving else None
             if handle.pinned is not None:  # it gave way while this step was under way
                 handle.pinned[sequence.key] = entry.incarnation
-            self._residence.bytes += row.state.nbytes
-            if sequence.state is not None:
-                self._residence.bytes -= sequence.state.nbytes
+            self._residence.keep(sequence, row.state)
         elif head is not None:
             head.step = entry.step
             head.receipts = entry.receipts
             if head.model_digest is not entry.model_digest:
                 head.version, head.model_digest = entry.version, entry.model_digest
-            if not handle.batcher.states.fixed and sequence.state is not None:
-                self._residence.bytes += row.state.nbytes - sequence.state.nbytes
-        sequence.state = row.state
+            if handle.batcher.states.fixed and sequence.state is not None:
+                sequence.state = row.state  # nothing to count: it is as large as the one before
+            else:
+                self._residence.keep(sequence, row.state)
         sequence.contested = 0
         if entry.end is not None:
             self._engine.count_end(handle, sequence.key.correlation_id, entry.end)

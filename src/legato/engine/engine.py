@@ -84,7 +84,7 @@ class Engine:
         store: Where committed state lives.
         clock: Monotonic seconds.
         owner: Name of this server among the users of the store.
-        max_resident_bytes: Bound on the state of idle sequences kept in memory
+        max_resident_bytes: Bound on the memory of idle sequences that are kept there
             (0 = none); beyond it the least recently used are parked.
         max_queued: Bound on unanswered steps, all models together.
         on_fatal: Called when the store can no longer be trusted; must end the process.
@@ -329,7 +329,7 @@ class Engine:
     def _forget_pinned(self, model: Model, handle: ModelHandle) -> None:
         for sequence in model.sequences.values():
             if sequence.handle is handle:
-                sequence.handle = None
+                self.residence.pin(sequence, None)
 
     def model(self, name: str, version: str = "") -> ModelHandle:
         """Find a served model version; "" = the default one.
@@ -522,7 +522,7 @@ class Engine:
             self.count_end(handle, sequence.key.correlation_id, EndReason.LOST)
             self.residence.forget(sequence)
             sequence.bound, sequence.home = False, None
-            sequence.steps.appendleft(work.step)
+            sequence.steps.insert(0, work.step)
             model = self.tables.get(handle.name) or Model(handle.name)
             self.admission.go_on(model, sequence)
             self.admission.room_was_made(model)

@@ -57,6 +57,7 @@ class ModelStatistics:
         live, resident, running: Gauges of sequences.
         waiting: Sequences with a step that waits for its turn.
         queued: Steps that wait.
+        committing: Steps whose commit is under way.
         backlog: New sequences that wait for room.
         state_bytes: Bytes of resident state.
     """
@@ -79,6 +80,7 @@ class ModelStatistics:
     resident: int = 0
     waiting: int = 0
     queued: int = 0
+    committing: int = 0
     backlog: int = 0
     running: int = 0
     state_bytes: int = 0

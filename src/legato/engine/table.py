@@ -24,6 +24,7 @@ class Model:
         backlog: New sequences that wait for room.
         creating: First steps under way that are not in the store yet.
         unanswered: Steps taken and not yet answered.
+        asking: Sequences that the store has been asked for.
         last_id: Newest id that the server gave.
         preferred: Version that is the default while it is served; "" = the highest one.
         iterative: A request without an id is a sequence of its own.
@@ -39,6 +40,7 @@ class Model:
         self.backlog: deque[Sequence] = deque()
         self.creating = 0
         self.unanswered = 0
+        self.asking = 0
         self.last_id = 0
         self.stateful = True
         self.dedupe = False
@@ -147,16 +149,20 @@ class Model:
         )
 
     def refresh(self, handle: ModelHandle, live: int) -> None:
-        """Bring a version's gauges up to date; ``live`` counts all versions together."""
+        """Bring a version's gauges up to date; ``live`` counts all versions together.
+
+        From counters alone: a million sequences may be resident.
+        """
         gauges = handle.statistics
-        mine = [s for s in self.sequences.values() if s.handle is handle and s.state is not None]
         gauges.live = live
-        gauges.resident = len(mine)
-        gauges.state_bytes = sum(s.state.nbytes for s in mine if s.state is not None)
-        waiting = sum(1 for s in self.sequences.values() if s.busy) - gauges.running
-        gauges.waiting = max(0, waiting)
         gauges.backlog = len(self.backlog)
-        gauges.queued = len(handle.scheduler) + sum(len(s.steps) for s in self.sequences.values())
+        handles = (*self.versions.values(), *self.lingering)
+        scheduled = sum(len(one.scheduler) for one in handles)
+        under_way = sum(one.statistics.running + one.statistics.committing for one in handles)
+        held_back = max(0, self.unanswered - scheduled - under_way)
+        gauges.queued = len(handle.scheduler) + held_back
+        busy = scheduled + under_way + len(self.backlog) + self.asking if self.stateful else 0
+        gauges.waiting = max(0, busy - gauges.running)
 
 
 def _by_version(handle: ModelHandle) -> tuple[int, str]:

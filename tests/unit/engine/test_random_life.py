@@ -28,6 +28,7 @@ from doubles import (
 from legato.core.errors import CancelledStepError, StorageFullError
 from legato.core.types import EndReason, Reply, SequenceKey
 from legato.engine.manage import Manager
+from legato.engine.residence import OVERHEAD
 from legato.stores.base import Conflict, Fenced
 
 CIDS = (1, "1", 2)
@@ -270,11 +271,23 @@ class World:
         engine = self.h.engine
         model = engine.tables["m"]
         resident = [s.state for s in model.sequences.values() if s.state is not None]
-        assert engine.residence.bytes == sum(state.nbytes for state in resident)
+        assert engine.residence.bytes == sum(state.nbytes + OVERHEAD for state in resident)
+        self._compare_gauges(model)
         assert (engine.unanswered, model.unanswered, model.creating) == (0, 0, 0)
         assert not any(sequence.busy for sequence in model.sequences.values())
         clean.close()
         self.h.close()
+
+    @staticmethod
+    def _compare_gauges(model) -> None:
+        """What was counted on the way is what a walk through all finds."""
+        for handle in model.versions.values():
+            model.refresh(handle, 0)
+            gauges = handle.statistics
+            mine = [s.state for s in model.sequences.values() if s.handle is handle and s.state]
+            assert gauges.resident == len(mine)
+            assert gauges.state_bytes == sum(state.nbytes for state in mine)
+            assert (gauges.queued, gauges.waiting, gauges.committing) == (0, 0, 0)
 
 
 cids = st.sampled_from(CIDS)

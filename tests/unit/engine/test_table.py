@@ -8,6 +8,7 @@ from doubles import CHAIN_SIGNATURE, ChainRuntime, state_of
 from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
 from legato.core.types import RecordHead, SequenceKey, StateRow
 from legato.engine.model import ModelHandle
+from legato.engine.residence import OVERHEAD, Residence
 from legato.engine.table import Model
 from legato.engine.work import Sequence
 from legato.repository.config import ModelConfig, SequenceConfig
@@ -126,18 +127,23 @@ def test_a_state_of_another_shape_is_damage() -> None:
 def test_gauges_count_what_is_in_memory() -> None:
     """Resident sequences of this version, their bytes, waiting steps."""
     mine, other = version("1", "a"), version("2", "b")
-    model = model_of(mine, other)
-    for cid, handle in ((1, mine), (2, mine), (3, other)):
-        one = sequence(handle.version, handle.digest)
-        one.handle = handle
-        one.steps.extend(["step"] * cid)
-        model.sequences[cid] = one
+    model, residence = model_of(mine, other), Residence(0)
+    held = {cid: Sequence(SequenceKey("m", cid)) for cid in range(1, 6)}
+    for cid, handle in ((1, mine), (2, mine), (3, other), (4, mine), (5, other)):
+        residence.keep(held[cid], state_of([1]))
+        residence.pin(held[cid], handle)
+    residence.forget(held[4])
+    residence.pin(held[5], mine)
+    residence.keep(held[5], StateRow((b"longer",), ((6,),)))
+    model.unanswered = 6
 
     model.refresh(mine, live=9)
 
     gauges = mine.statistics
-    assert (gauges.live, gauges.resident, gauges.queued) == (9, 2, 6)
-    assert gauges.state_bytes == 2 * state_of([]).nbytes
+    assert (gauges.live, gauges.resident, gauges.queued) == (9, 3, 6)
+    assert gauges.state_bytes == 2 * state_of([]).nbytes + 6
+    assert (other.statistics.resident, other.statistics.state_bytes) == (1, state_of([]).nbytes)
+    assert residence.bytes == 3 * state_of([]).nbytes + 6 + 4 * OVERHEAD
 
 
 def test_a_sequence_is_live_as_long_as_its_record_is() -> None:
@@ -154,12 +160,13 @@ def test_sequences_with_a_waiting_step_are_counted() -> None:
     """A busy sequence waits, unless it is in a model call."""
     handle = version("1", "d")
     model = model_of(handle)
-    for name in ("a", "b", "c"):
-        one = Sequence(SequenceKey("m", name))
-        one.busy = name != "c"
-        model.sequences[name] = one
-    handle.statistics.running = 1
+    model.unanswered = 5
+    model.asking = 1
+    model.backlog.append(Sequence(SequenceKey("m", "c")))
+    handle.statistics.running = 2
+    handle.statistics.committing = 1
 
     model.refresh(handle, live=3)
 
-    assert handle.statistics.waiting == 1
+    gauges = handle.statistics
+    assert (gauges.waiting, gauges.queued, gauges.backlog) == (3, 2, 1)

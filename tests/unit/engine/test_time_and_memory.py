@@ -8,8 +8,10 @@ from doubles import chain_of, state_of
 from legato.core.errors import UnknownSequenceError
 from legato.core.types import NATIVE, EndReason, SequenceKey
 from legato.engine.manage import Manager
+from legato.engine.residence import OVERHEAD
 
 STATE_BYTES = state_of([]).nbytes
+RESIDENT_BYTES = STATE_BYTES + OVERHEAD
 
 
 # -- expiry --------------------------------------------------
@@ -195,7 +197,7 @@ def test_ending_from_outside_while_a_step_runs(make) -> None:
 @pytest.mark.parametrize("slow", [False, True])
 def test_parked_sequences_come_back_bit_for_bit(make, slow) -> None:
     """Memory holds what fits; the rest is in the store and returns with its next step."""
-    h = make(max_resident_bytes=3 * STATE_BYTES, slow_store=slow)
+    h = make(max_resident_bytes=3 * RESIDENT_BYTES, slow_store=slow)
     h.load()
     for round_ in range(3):
         for cid in range(1, 11):
@@ -203,7 +205,7 @@ def test_parked_sequences_come_back_bit_for_bit(make, slow) -> None:
 
     resident = h.engine.tables["m"].sequences
     assert list(resident) == [8, 9, 10]
-    assert h.engine.residence.bytes == 3 * STATE_BYTES
+    assert h.engine.residence.bytes == 3 * RESIDENT_BYTES
     assert [h.state(cid) for cid in range(1, 11)] == [
         state_of([cid, cid + 1, cid + 2]) for cid in range(1, 11)
     ]
@@ -211,7 +213,7 @@ def test_parked_sequences_come_back_bit_for_bit(make, slow) -> None:
 
 def test_the_least_recently_used_are_parked_first(make) -> None:
     """A step makes a sequence recent."""
-    h = make(max_resident_bytes=2 * STATE_BYTES)
+    h = make(max_resident_bytes=2 * RESIDENT_BYTES)
     h.load()
     h.ask(1, 1, start=True)
     h.ask(2, 1, start=True)
@@ -243,7 +245,10 @@ def test_what_is_resident_is_counted_right_whatever_happens(make) -> None:
     h.ask(1, 3, end=True)
 
     resident = [s for s in h.engine.tables["m"].sequences.values() if s.state is not None]
-    assert h.engine.residence.bytes == len(resident) * STATE_BYTES
+    assert h.engine.residence.bytes == len(resident) * RESIDENT_BYTES
+    h.engine.models()
+    gauges = h.engine.model("m").statistics
+    assert (gauges.resident, gauges.state_bytes) == (len(resident), len(resident) * STATE_BYTES)
     assert all(not sequence.busy for sequence in h.engine.residence.idle)
 
     h.pass_time(60.0)
