@@ -61,6 +61,7 @@ CASES: dict[str, Case] = {
     "deadline_exceeded": Case(Status.DEADLINE_EXCEEDED, 504),
     "cancelled": Case(Status.CANCELLED, 499),
     "model_failed": _INTERNAL,
+    "state_lost": _UNAVAILABLE,
     "non_finite_state": _INTERNAL,
     "storage_full": _FULL,
     "store_unavailable": _UNAVAILABLE,

@@ -212,6 +212,7 @@ CASES: Final[dict[str, _Case]] = {
     "deadline_exceeded": _Case(Status.DEADLINE_EXCEEDED, 504),
     "cancelled": _Case(Status.CANCELLED, 499),
     "model_failed": _of(INFERENCE),
+    "state_lost": _Case(Status.UNAVAILABLE, 503),
     "non_finite_state": _of(INFERENCE),
     "bad_model_output": _of(INFERENCE),
     "storage_full": _Case(Status.RESOURCE_EXHAUSTED, 503),

@@ -234,6 +234,7 @@ CASES: dict[str, Callable[[ServerError, Asked], Failure]] = {
     "request_id_reused": _BAD,
     "other_version": _BAD,
     "sequence_recreated": _CONFLICT,
+    "state_lost": _BUSY,
     "sequence_limit": _cannot_queue,
     "step_queue_full": _cannot_queue,
     "queue_full": _cannot_queue,
