@@ -57,6 +57,7 @@ class Memory:
         roots: The model, its class and its module, by name.
         own: Classes of the model's own code.
         slots: How many slots it has under the direct strategy; 0 = sequences have none.
+        fills_holes: The model is told which places of a call are empty (READY).
         mode: What was declared: ``auto``, ``by_id`` or ``memory``.
 
     Attributes:
@@ -66,11 +67,18 @@ class Memory:
     """
 
     def __init__(
-        self, roots: dict[str, Any], own: frozenset[type], *, slots: int, mode: str
+        self,
+        roots: dict[str, Any],
+        own: frozenset[type],
+        *,
+        slots: int,
+        fills_holes: bool,
+        mode: str,
     ) -> None:
         self._roots = roots
         self._own = own
         self._mode = mode
+        self._fills_holes = fills_holes
         self._views: dict[tuple[int, str], SlotView] = {}
         self._view_names: dict[str, SlotView] = {}
         self.slots = Slots(slots) if slots else None
@@ -83,6 +91,7 @@ class Memory:
         self._before: dict[str, int] | None = None
         self._places: dict[CorrelationId, int] = {}
         self.by_place = False
+        self._one_place = False
         self._proven = mode == BY_ID
         self._kept = False  # something was found under some sequence's id, or in its slot
         self.elsewhere = mode == IN_MEMORY
@@ -109,19 +118,24 @@ class Memory:
 
     # -- before a call ------------------------------------------------------------------
 
-    def assign(self, sequences: Sequence[CorrelationId], states: Sequence[bytes | Held]) -> None:
-        """Give each sequence of a step its slot.
+    def assign(self, sequences: Sequence[CorrelationId], states: Sequence[bytes | Held]) -> bool:
+        """Give each sequence of a step its slot; tell whether each must run by itself.
+
+        A call that fails is repeated row by row. Where a row's state cannot be put back, that
+        would apply it twice, so such rows never share a call.
 
         Where everything can be taken out and put back, rows are just numbered: no sequence waits
-        for a slot, and there are no holes. Where not, each keeps its slot until its end.
+        for a slot, and there are no holes. Where not, and the model can tell holes, each keeps
+        its slot until its end.
         """
-        self.by_place = False
+        alone = not all(map(self.restorable, states))
+        self.by_place = alone and self._fills_holes and self.slots is not None
         self._places = {}
-        if self.slots is None:
-            return
-        self.by_place = not all(map(self.restorable, states))
-        if not self.by_place:
-            self._places = {one: at for at, one in enumerate(sequences) if at < self.slots.count}
+        self._one_place = alone and not self.by_place and len(states) > 1
+        if self.slots is not None and not self.by_place:
+            count = 1 if alone else self.slots.count
+            self._places = {one: at % count for at, one in enumerate(sequences)}
+        return alone and len(states) > 1
 
     def place(self, sequence: CorrelationId) -> int | None:
         """Return the slot of a sequence in this step."""
@@ -143,6 +157,8 @@ class Memory:
 
     def has(self, sequence: CorrelationId, digest: bytes) -> bool:
         """Tell whether memory holds the state of a sequence that has this digest."""
+        if self._one_place and self._view_names:
+            return False  # a row before it will have had its place
         self._point(sequence)
         entries, stays = self._caches.capture(sequence)
         bound = stays or sequence in self._stamps

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from legato.core.errors import ConfigError, ModelError, ServerError
-from legato.core.types import EndReason
+from legato.core.types import ControlKind, EndReason
 from legato.runtimes.base import AGAIN, StepResult
 from legato.runtimes.triton_python import loading, metrics
 from legato.runtimes.triton_python.exchange import error_of, outputs_of, stack, to_part, to_parts
@@ -78,6 +78,7 @@ class TritonPythonRuntime:
             {"model": self._model, "class": kind, "module": sys.modules[kind.__module__]},
             loading.own_classes(self._config),
             slots=0 if "oldest" in self._batching else max(1, model_config["max_batch_size"]),
+            fills_holes=any(spec.control is ControlKind.READY for spec in self.signature.inputs),
             mode=said,
         )
 
@@ -95,22 +96,23 @@ class TritonPythonRuntime:
         if memory is None:
             self._execute(batch, range(len(batch.rows)), call)
         else:
-            alone = self._restore(memory, batch, call)
-            groups = [[at] for at in call.open] if alone else [call.open]
-            for group in groups:
+            everyone = range(len(batch.rows))
+            alone = self._prepare(memory, batch)
+            for group in [[at] for at in everyone] if alone else [everyone]:
                 self._remember(memory, batch, group, call)
         return self._result(batch, call)
 
-    def _restore(self, memory: Memory, batch: StepBatch, call: _Call) -> bool:
-        """Make memory hold the states of the rows; tell whether each must run by itself.
+    @staticmethod
+    def _prepare(memory: Memory, batch: StepBatch) -> bool:
+        """See whether everything is there; tell whether each row must run by itself.
 
-        A call that fails is repeated row by row. Where a row's state cannot be put back, that
-        would apply it twice, so such rows never share a call.
+        Raises:
+            StatesWantedError: A state that this worker was said to have is gone.
         """
         memory.look()
         states = batch.state[STATE].tolist()
         names = [row.correlation_id for row in batch.rows]
-        memory.assign(names, states)
+        alone = memory.assign(names, states)
         wanted = [
             at
             for at, state in enumerate(states)
@@ -118,19 +120,15 @@ class TritonPythonRuntime:
         ]
         if wanted:
             raise StatesWantedError(wanted)
-        for at, state in enumerate(states):
-            if not isinstance(state, Held):
-                try:
-                    memory.restore(names[at], state)
-                except ServerError as error:
-                    call.failed[at] = error
-        call.open = [at for at in call.open if at not in call.failed]
-        return len(call.open) > 1 and not all(memory.restorable(states[at]) for at in call.open)
+        return alone
 
     def _remember(
         self, memory: Memory, batch: StepBatch, group: Sequence[int], call: _Call
     ) -> None:
-        """Run some rows, and take out what the model keeps for them afterwards."""
+        """Put the states of some rows in place, run them, and take their states out again."""
+        group = [at for at in group if self._restored(memory, batch, at, call)]
+        if not group:
+            return
         names = [batch.rows[at].correlation_id for at in group]
         memory.begin(names)
         done = False
@@ -138,7 +136,7 @@ class TritonPythonRuntime:
             self._execute(batch, group, call)
             done = True
         except ServerError as error:
-            if len(call.open) == len(group):
+            if len(batch.rows) == len(group):
                 raise
             call.failed.update(dict.fromkeys(group, error))
         finally:
@@ -149,11 +147,22 @@ class TritonPythonRuntime:
             if at in call.failed:
                 self._give_up(memory, batch, [at])
                 continue
-            over = batch.rows[at].end and at not in call.again
+            over = at not in call.again and (batch.rows[at].end or self._iterative)
             taken = memory.take(name, over=over)
             if taken.bound:
                 call.bound.append(at)
             call.states[at] = taken.state
+
+    @staticmethod
+    def _restored(memory: Memory, batch: StepBatch, at: int, call: _Call) -> bool:
+        state = batch.state[STATE][at]
+        if isinstance(state, Held):
+            return True
+        try:
+            memory.restore(batch.rows[at].correlation_id, state)
+        except ServerError as error:
+            call.failed[at] = error
+        return at not in call.failed
 
     @staticmethod
     def _give_up(memory: Memory, batch: StepBatch, group: Sequence[int]) -> None:
@@ -346,7 +355,7 @@ class TritonPythonRuntime:
             own = np.array(value[at : at + 1] if spec.batch_axis == 0 else value)
             if not real and spec.name in self._ready:
                 own[...] = _off(spec, own)
-            elif self._iterative and spec.control is not None and spec.control.value == "end":
+            elif self._iterative and spec.control is ControlKind.END:
                 own[...] = spec.control_values[0]
             yield Tensor(spec.name, own)
 
@@ -396,13 +405,11 @@ class _Call:
     """What becomes of the rows of a step.
 
     Attributes:
-        open: Rows that are still to be run.
         responses: The answer of each row that has one.
         failed, again, bound, states: As in :class:`legato.runtimes.base.StepResult`.
     """
 
     def __init__(self, count: int) -> None:
-        self.open = list(range(count))
         self.responses: list[InferenceResponse | None] = [None] * count
         self.failed: dict[int, Exception] = {}
         self.again: dict[int, tuple[bytes, dict[str, Any]]] = {}
@@ -416,7 +423,7 @@ def _never() -> bool:
 
 def _off(spec: Any, own: Array) -> Any:
     """What a control input tells of nobody: nothing is so, and the id is 0."""
-    if spec.control is not None and spec.control.value == "correlation_id":
+    if spec.control is ControlKind.CORRELATION_ID:
         return b"0" if own.dtype.hasobject else 0
     return spec.control_values[0]
 
