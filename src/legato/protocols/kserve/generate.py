@@ -81,6 +81,8 @@ class Generate:
         found = [one async for one in run if one]
         if len(found) != 1:
             raise RpcError(Status.INVALID_ARGUMENT, _NOT_ONE)
+        if "error" in found[0]:
+            raise RpcError(Status.INTERNAL, found[0]["error"])
         return answers.as_json(found[0])
 
     async def _stream(self, run: _Run) -> Response:
