@@ -25,6 +25,7 @@ SNAPSHOT_KEY: Final = "model_snapshot"
 _ENV_NAMES: Final = {"token_expiration_min": "TS_TOKEN_EXPIRATION_TIME_MIN"}
 _ENV_LAST: Final = ("allowed_urls", "use_env_allowed_urls")
 _TRUE: Final = "true"
+_OPEN_INFERENCE: Final = (_TRUE, "oip")
 
 KEYS: Final = frozenset(
     """
@@ -163,8 +164,10 @@ def find_file(
 
 
 def overridden(values: Mapping[str, str], environment: Mapping[str, str]) -> dict[str, str]:
-    """Let ``TS_*`` variables win where ``enable_envvars_config`` says so."""
+    """Let ``TS_*`` variables win where ``enable_envvars_config`` says so; one always does."""
     made = dict(values)
+    if environment.get("TS_OPEN_INFERENCE_PROTOCOL", "").lower() in _OPEN_INFERENCE:
+        made["ts_open_inference_protocol"] = _TRUE
     if made.get("enable_envvars_config", "").lower() != _TRUE:
         return made
     for key in KEYS:
@@ -237,6 +240,11 @@ class Properties:
             self.grpc_management,
         ]  # fmt: skip
         return tuple(dict.fromkeys(address for address in found if address is not None))
+
+    @property
+    def open_inference(self) -> bool:
+        """The Open Inference Protocol is served beside TorchServe's own."""
+        return self.values.get("ts_open_inference_protocol", "").strip().lower() in _OPEN_INFERENCE
 
     @property
     def shows_all_metrics(self) -> bool:

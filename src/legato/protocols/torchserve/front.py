@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict
 
 from legato.observe.log import get_logger
 from legato.protocols.rpc.app import RpcApp
-from legato.protocols.torchserve import errors, grpc_inference, grpc_management, http
+from legato.protocols.torchserve import (
+    errors,
+    grpc_inference,
+    grpc_management,
+    http,
+    open_inference,
+)
 from legato.protocols.torchserve.handler_metrics import HandlerMetrics
 from legato.protocols.torchserve.jobs import Door
 from legato.protocols.torchserve.management import Management
@@ -92,10 +98,11 @@ class Front:
         management = Management(door, model_api=options.model_api)
         limit = properties.number("max_request_size", MAX_REQUEST_SIZE)
         cors = http.Cors(*(properties.values.get(f"cors_allowed_{what}", "") for what in _CORS))
-        inference_rpc = RpcApp(
-            [grpc_inference.service(door, partial(self._authorise, "inference"), limit)],
-            max_message_bytes=limit,
-        )
+        authorise = partial(self._authorise, "inference")
+        services = [grpc_inference.service(door, authorise, limit)]
+        if properties.open_inference:
+            services.append(open_inference.service(door, authorise, limit))
+        inference_rpc = RpcApp(services, max_message_bytes=limit)
         management_rpc = RpcApp(
             [grpc_management.service(management, partial(self._authorise, "management"), limit)],
             max_message_bytes=limit,
@@ -105,7 +112,10 @@ class Front:
         self._metrics = MetricsApp(metrics, cors)
         allows = partial(self._allows, "inference")
         for address, app in (
-            (properties.inference, InferenceApp(door, allows, limit, cors)),
+            (
+                properties.inference,
+                InferenceApp(door, allows, limit, cors, open_inference=properties.open_inference),
+            ),
             (properties.management, ManagementApp(management, self._tokens, metrics, cors)),
             (properties.metrics, self._metrics),
             (properties.grpc_inference, inference_rpc),

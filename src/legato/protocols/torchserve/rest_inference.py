@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 from legato.core.errors import ClientError
-from legato.protocols.torchserve import errors, http, openapi
+from legato.protocols.torchserve import errors, http, open_inference, openapi
 from legato.protocols.torchserve.errors import Failure, failure
 from legato.protocols.torchserve.forms import parts_of, query_parts
 from legato.protocols.torchserve.jobs import TRUE, Job, Request, step_number
@@ -90,15 +90,23 @@ class InferenceApp:
         allows: Tells whether an Authorization header is good.
         limit: Largest body.
         cors: Headers for browsers.
+        open_inference: Paths of the Open Inference Protocol are served.
     """
 
     def __init__(
-        self, door: Door, allows: Callable[[str | None], bool], limit: int, cors: Cors
+        self,
+        door: Door,
+        allows: Callable[[str | None], bool],
+        limit: int,
+        cors: Cors,
+        *,
+        open_inference: bool = False,
     ) -> None:
         self._door = door
         self._allows = allows
         self._limit = limit
         self._cors = cors
+        self._open_inference = open_inference
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -120,6 +128,10 @@ class InferenceApp:
             healthy = self._door.registry.healthy()
             status = 200 if healthy else 500
             await self._json(send, status, {"status": "Healthy" if healthy else "Unhealthy"})
+            return
+        told = open_inference.rest(path) if self._open_inference else None
+        if told is not None:
+            await self._json(send, 200, told)
             return
         query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         target = target_of(path, query, self._door.registry.only)
