@@ -6,6 +6,7 @@
 #   make bench   the benchmark suite; writes docs/benchmarks.md
 #   make bench-million   a million live sequences in one process, into the same page
 #   make bench-triton    an LSTM from a Triton model repository, into the same page
+#   make perf-analyzer   Triton's own load generator; ARGS='--minutes 10' kills it at random
 #   make bench-openvino  OpenVINO's LSTM, into docs/benchmarks-openvino.md
 #   make bench-torchserve   TorchServe's adder, into docs/benchmarks-torchserve.md
 #   make docs    links and code blocks of the docs
@@ -27,7 +28,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 # LEGATO_TEST_EXPIRY_REQUESTS=100000 make test ARGS="-k lost_at_expiry": five times as many
 ARGS ?=
 
-.PHONY: help setup assets demo test test-long check format bench bench-million bench-triton bench-openvino bench-torchserve docs clean
+.PHONY: help setup assets demo test test-long check format bench bench-million bench-triton perf-analyzer bench-openvino bench-torchserve docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -75,6 +76,9 @@ bench-million: setup
 # LEGATO_BENCH_TRITON names a tritonserver command to run beside Legato.
 bench-triton: setup
 	@$(BIN)/python bench/run.py --only '^triton$$' $(ARGS)
+
+perf-analyzer: setup
+	@$(BIN)/python bench/perf_analyzer.py $(ARGS)
 
 bench-openvino: setup
 	@$(BIN)/python bench/openvino_lstm.py $(ARGS)

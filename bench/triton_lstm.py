@@ -61,6 +61,7 @@ sequence_batching {{
   ]
 }}
 """
+ALONE = ("--allow-http=false", "--allow-metrics=false", "--store=memory")
 _OURS = "Legato"
 
 
@@ -135,25 +136,31 @@ MODEL = Model(
 )
 
 
-def install(repository: Path) -> Path:
-    """Write the model repository; return the model's file."""
+def install(repository: Path, idle_s: int = 60) -> Path:
+    """Write the model repository; return the model's file.
+
+    Args:
+        repository: An empty folder.
+        idle_s: Idle seconds after which a sequence is over.
+    """
     file = repository / NAME / "1" / "model.onnx"
     file.parent.mkdir(parents=True)
     build(file)
-    (repository / NAME / "config.pbtxt").write_text(CONFIG, encoding="utf-8")
+    config = CONFIG.replace("60000000", str(idle_s * 1_000_000))
+    (repository / NAME / "config.pbtxt").write_text(config, encoding="utf-8")
     return file
 
 
 class LegatoServer(Server):
     """``legato triton`` on the repository; a context manager like its base."""
 
-    def __init__(self, repository: Path) -> None:
+    def __init__(self, repository: Path, arguments: Sequence[str] = ALONE) -> None:
         super().__init__(repository, ("--store", "memory"))
         (self._port,) = free_ports(1)
         self._command = [
             sys.executable, "-m", "legato", "triton", f"--model-repository={repository}",
-            f"--grpc-port={self._port}", "--allow-http=false", "--allow-metrics=false",
-            "--grpc-address=127.0.0.1", "--store=memory", "--announce=json", "--log-info=false",
+            f"--grpc-port={self._port}", "--grpc-address=127.0.0.1", "--announce=json",
+            "--log-info=false", *arguments,
         ]  # fmt: skip
 
     def await_ready(self) -> None:

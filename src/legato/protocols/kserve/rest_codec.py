@@ -343,7 +343,7 @@ def write_reply(reply: Reply, step: Step, wish: Wish) -> tuple[bytes, int | None
             "shape": list(header.shape),
         }
         if isinstance(header, PlacedHeader):
-            output["parameters"] = _place_parameters(header)
+            pass  # it lies where the client said; clients take parameters to mean binary data
         elif wish.is_binary(header.name):
             output["parameters"] = {"binary_data_size": len(data)}
             tail.append(data)
@@ -353,17 +353,6 @@ def write_reply(reply: Reply, step: Step, wish: Wish) -> tuple[bytes, int | None
     head["outputs"] = outputs
     text = orjson.dumps(head)
     return (b"".join((text, *tail)), len(text)) if tail else (text, None)
-
-
-def _place_parameters(header: PlacedHeader) -> dict[str, Any]:
-    place = header.place
-    made: dict[str, Any] = {
-        "shared_memory_region": place.region,
-        "shared_memory_byte_size": place.byte_size,
-    }
-    if place.offset:
-        made["shared_memory_offset"] = place.offset
-    return made
 
 
 def _reply_parameters(reply: Reply) -> dict[str, Any]:
