@@ -239,6 +239,8 @@ class Commits:
     def _answer(self, work: Work, row: RowResult, entry: Commit, reply: Reply) -> None:
         """Answer a committed step, or give a part of the answer and queue the rest."""
         if row.again is None:
+            if work.step.again:
+                work.step.request_id = work.step.asked_as
             self._engine.finish(work.step, reply)
             return
         self.tell_part(work, row.again)

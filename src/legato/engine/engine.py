@@ -545,6 +545,8 @@ class Engine:
 
     def fail(self, work: Work, error: ServerError) -> None:
         """Answer a scheduled step with an error; its sequence is as it was and goes on."""
+        if work.step.again:
+            work.step.request_id = work.step.asked_as
         model = self.tables.get(work.handle.name)
         if work.create and not work.replaces and model is not None:
             model.creating -= 1

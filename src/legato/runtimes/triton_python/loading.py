@@ -39,6 +39,7 @@ def load_module(config: ModelConfig) -> ModuleType:
         )  # fmt: skip
     # As Triton has it: the model's own folders come last, and it is a module of its version.
     sys.path += [str(_OWN_PATH), str(file.parent), str(file.parent.parent)]
+    sys.dont_write_bytecode = True  # a repository is watched for changes of its files
     sys.modules["lru"] = lru  # entries of an lru-dict could not be moved
     lookups.set_model_dir(str(file.parent))
     try:

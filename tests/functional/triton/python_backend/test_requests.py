@@ -213,13 +213,13 @@ async def test_iterative_request_goes_on_after_its_worker_was_killed(bench) -> N
 
     await bench.load("tokens")
     parts = Parts()
-    sent = bench.send("tokens", None, INPUT=np.int32([[2000]]), partial=parts)
+    sent = bench.send("tokens", None, INPUT=np.int32([[400]]), partial=parts)
     await until(lambda: len(parts.taken) > 5)
 
     os.kill(bench.pids("tokens")[0], signal.SIGKILL)
     last = await asyncio.wait_for(sent, 60)
 
-    assert parts.numbers() == list(range(1999, 0, -1))
+    assert parts.numbers() == list(range(399, 0, -1))
     assert number(last) == 0
 
 
