@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from legato.core.errors import ClientError, InputError
 from legato.core.types import KSERVE, OutputHeader, Reply, Signature, Step, TensorSpec
 from legato.protocols.kserve.delivery import PlacedHeader
-from legato.protocols.kserve.memory import Place
 from legato.protocols.kserve.rest_codec import Wish, fill_from_json, fill_from_raw, write_reply
 from legato.protocols.rpc.service import RpcError, Status
 
@@ -242,7 +241,7 @@ def test_raw_body_that_fits_no_shape_is_refused(shape, body) -> None:
 
 def test_an_output_in_shared_memory_is_named_without_parameters() -> None:
     """The C++ client looks for a binary size in the parameters of an output that has any."""
-    header = PlacedHeader("OUTPUT", "float32", (1, 1), Place("r", 0, 4))
+    header = PlacedHeader("OUTPUT", "float32", (1, 1))
     reply = Reply((header,), (b"",), 7, 1, "1")
 
     body, json_bytes = write_reply(reply, Step("m", 7, {}, KSERVE), Wish(True, {}))
