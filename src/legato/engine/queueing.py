@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from legato.engine.work import Work
     from legato.repository.config import QueueConfig, QueuePolicy
 
-LAST = 1 << 29
+LAST = 1 << 31
 """Priority of a step that waited too long: after all levels."""
 
 
