@@ -363,6 +363,7 @@ def test_sequences_survive_a_restart(start, kit, tmp_path, client, how) -> None:
     second = start(*flags, "--store=log", **home)
     again = client(second)
 
+    assert again.refused(1, 7, 1) == (6, "Sequence with provided ID already exists")
     assert again.step(1, 7) == (3, 7)
     assert again.start(8) == (1, 8)
     assert again.end(7) == (4, 7)

@@ -52,7 +52,7 @@ def test_a_scan_passes_over_running_and_waiting_requests(
     idle.start(1)
 
     running = slow.send(turns, 1)
-    kit.until(lambda: "legato_sequences_running" in server.metrics(), "the server answers")
+    kit.until(lambda: server.metrics_of("legato_sequences_running", "laborious"), "it runs")
     waiting = slow.send(1, 2)
     kit.until(lambda: server.live("summator") == 0, "a scan", WAIT_S)
     still_running = not (running.done() or waiting.done())
