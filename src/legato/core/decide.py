@@ -58,13 +58,20 @@ _CREATE = Decision(Verdict.CREATE, 1)
 _RESTART = Decision(Verdict.RESTART, 1)
 
 
-def decide(record: RecordHead | None, step: Step, *, dedupe: bool = False) -> Decision:
+def decide(
+    record: RecordHead | None,
+    step: Step,
+    *,
+    dedupe: bool = False,
+    start_of_live: StartOfLive | None = None,
+) -> Decision:
     """Decide what ``step`` means for its sequence.
 
     Args:
         record: The live record, a tombstone (``ending`` set), or ``None``.
         step: The request; ``digest`` filled in.
         dedupe: An unnumbered step whose request id matches a kept receipt is a repeat.
+        start_of_live: What START of a live id does; ``None`` = what its dialect says.
 
     Returns:
         APPLY, CREATE or RESTART with the number the step takes; REPLAY with the
@@ -75,7 +82,7 @@ def decide(record: RecordHead | None, step: Step, *, dedupe: bool = False) -> De
     if step.incarnation and step.incarnation != record.incarnation:
         return _refuse(RecreatedError(step.correlation_id or 0))
     if step.number == 0:
-        return _decide_next(record, step, dedupe=dedupe)
+        return _decide_next(record, step, dedupe=dedupe, start_of_live=start_of_live)
     if step.start:
         if step.number != 1:
             return _refuse(StepGapError(step.number, 1))
@@ -105,14 +112,17 @@ def _decide_without_record(tombstone: RecordHead | None, step: Step, *, dedupe: 
     return _CREATE
 
 
-def _decide_next(record: RecordHead, step: Step, *, dedupe: bool) -> Decision:
+def _decide_next(
+    record: RecordHead, step: Step, *, dedupe: bool, start_of_live: StartOfLive | None
+) -> Decision:
     """An unnumbered step takes the next number, unless it starts or repeats."""
     if dedupe and step.request_id:
         receipt = _find(record, step)
         if receipt is not None:
             return _judge(receipt, step, record.step)
     if step.start:
-        if step.restart or step.dialect.start_of_live is StartOfLive.RESTART:
+        rule = start_of_live or step.dialect.start_of_live
+        if step.restart or rule is StartOfLive.RESTART:
             return _RESTART
         return _refuse(SequenceExistsError(step.correlation_id or 0, record.step))
     if step.acknowledged > record.step:

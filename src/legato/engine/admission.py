@@ -212,7 +212,9 @@ class Admission:
             step.digest = next(self._tokens).to_bytes(8, "little")
         if model.max_age_s and _too_old(sequence.head, model.max_age_s) and not step.number:
             step.start = step.restart = True  # its time is over: another begins under its id
-        decision = decide(sequence.head, step, dedupe=model.dedupe)
+        decision = decide(
+            sequence.head, step, dedupe=model.dedupe, start_of_live=model.start_of_live
+        )
         fault("admit.after_dedupe")
         verdict = decision.verdict
         if verdict is Verdict.APPLY:

@@ -6,6 +6,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
+from legato.core.types import StartOfLive
 from legato.engine.ordering import Line
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class Model:
         self.last_id = 0
         self.stateful = True
         self.dedupe = False
+        self.start_of_live: StartOfLive | None = None
         self.max_live = 0
         self.max_backlog = 0
         self.max_queued_steps = 1
@@ -88,6 +90,8 @@ class Model:
             limits = self.default.config.sequences
             self.stateful = self.default.stateful
             self.dedupe = limits.dedupe == "request_id"
+            rule = limits.start_of_live
+            self.start_of_live = None if rule == "dialect" else StartOfLive(rule)
             self.max_live = limits.max_live
             self.max_backlog = limits.max_backlog
             self.max_queued_steps = limits.max_queued_steps

@@ -83,6 +83,9 @@ class SequenceConfig(_Strict):
     max_queued_steps: int = Field(default=64, ge=1)
     receipts: int = Field(default=1, ge=1, le=1024)
     dedupe: Literal["none", "request_id"] = "none"
+    start_of_live: Literal["dialect", "restart", "refuse"] = Field(
+        default="dialect", description="what START of a live id does; dialect: as its protocol says"
+    )
     iterative: bool = Field(
         default=False, description="each request is a sequence: the model may run it again"
     )

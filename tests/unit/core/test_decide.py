@@ -28,6 +28,7 @@ from legato.core.types import (
     EndReason,
     Receipt,
     RecordHead,
+    StartOfLive,
     Step,
 )
 
@@ -406,3 +407,16 @@ def test_every_decision_keeps_the_invariants(life, asked, dedupe) -> None:
         assert str(decision.error)
     if asked.incarnation == OTHER_LIFE and life is not None and life.ending is None:
         assert isinstance(decision.error, RecreatedError)
+
+
+def test_a_model_may_say_what_a_start_of_a_live_id_does() -> None:
+    """Its rule goes before the dialect's; a START that asks for it restarts all the same."""
+    live = record(3)
+
+    refusing = decide(live, step(start=True), start_of_live=StartOfLive.REFUSE)
+    restarting = decide(live, step(start=True, dialect=NATIVE), start_of_live=StartOfLive.RESTART)
+    asking = decide(live, step(start=True, restart=True), start_of_live=StartOfLive.REFUSE)
+
+    assert refused(refusing, SequenceExistsError)
+    assert restarting.verdict is Verdict.RESTART
+    assert asking.verdict is Verdict.RESTART
