@@ -54,13 +54,14 @@ class OutputWish(NamedTuple):
     classes: int = 0
 
 
-class PlacedHeader(NamedTuple):
-    """Header of an output that lies in shared memory."""
+class PlacedHeader(OutputHeader):
+    """Header of an output that lies in shared memory.
 
-    name: str
-    dtype: str
-    shape: tuple[int, ...]
-    place: Place
+    Nothing in a response says so: clients of Triton take any parameters of an output for
+    those of a binary tensor, and know where they wanted it.
+    """
+
+    __slots__ = ()
 
 
 class _Target(NamedTuple):
@@ -205,7 +206,7 @@ def _too_small(name: str, target: _Target, needed: int) -> RpcError:
 def _deliver(targets: Mapping[str, _Target], reply: Reply) -> Reply:
     headers: list[OutputHeader] = []
     contents: list[bytes] = []
-    places: list[Place | None] = []
+    placed: list[bool] = []
     for header, data in zip(reply.headers, reply.data, strict=True):
         target = targets.get(header.name)
         classes = target.classes if target is not None else None
@@ -214,26 +215,26 @@ def _deliver(targets: Mapping[str, _Target], reply: Reply) -> Reply:
         headers.append(header)
         if target is None or target.region is None:
             contents.append(data)
-            places.append(None)
+            placed.append(False)
             continue
         if len(data) > target.byte_size:
             raise _too_small(header.name, target, len(data))
         target.region.write(target.offset, data)
         contents.append(b"")
-        places.append(Place(target.region.name, target.offset, len(data)))
+        placed.append(True)
     return Reply(
-        _placed(tuple(headers), tuple(places)), tuple(contents), reply.correlation_id, reply.step,
+        _marked(tuple(headers), tuple(placed)), tuple(contents), reply.correlation_id, reply.step,
         reply.version, reply.replayed, reply.durability, reply.incarnation,
     )  # fmt: skip
 
 
 @lru_cache(maxsize=1024)
-def _placed(
-    headers: tuple[OutputHeader, ...], places: tuple[Place | None, ...]
+def _marked(
+    headers: tuple[OutputHeader, ...], placed: tuple[bool, ...]
 ) -> tuple[OutputHeader, ...]:
-    """Return the headers with their places; the same object for the same, as writers like it."""
+    """Mark the placed ones; the same object for the same, as writers like it."""
     made = [
-        header if place is None else PlacedHeader(*header, place)
-        for header, place in zip(headers, places, strict=True)
+        PlacedHeader(*header) if there else header
+        for header, there in zip(headers, placed, strict=True)
     ]
-    return tuple(made)  # type: ignore[arg-type]  # a PlacedHeader is read as an OutputHeader
+    return tuple(made)

@@ -11,7 +11,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from legato.protocols.kserve.datatypes import wire_name
-from legato.protocols.kserve.delivery import PlacedHeader
 from legato.protocols.kserve.errors import STATUS
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.special import ID
@@ -123,15 +122,7 @@ def _rare_entries(reply: Reply) -> bytes:
 def _head(model: str, version: str, headers: tuple[OutputHeader, ...]) -> bytes:
     response = pb.ModelInferResponse(model_name=model, model_version=version)
     for header in headers:
-        output = response.outputs.add(
-            name=header.name, datatype=wire_name(header.dtype), shape=header.shape
-        )
-        if isinstance(header, PlacedHeader):
-            place = header.place
-            output.parameters["shared_memory_region"].string_param = place.region
-            output.parameters["shared_memory_byte_size"].int64_param = place.byte_size
-            if place.offset:
-                output.parameters["shared_memory_offset"].int64_param = place.offset
+        response.outputs.add(name=header.name, datatype=wire_name(header.dtype), shape=header.shape)
     return response.SerializeToString()
 
 

@@ -38,7 +38,7 @@ def wanting(kit, *, name="OUTPUT", size=4, offset=0, region="r", classes=0):
 
 @pytest.mark.parametrize("streamed", [False, True])
 def test_an_output_goes_into_shared_memory(engine, call, kit, regions, tmp_path, streamed) -> None:
-    """The response tells where it lies and has an empty entry for it."""
+    """The response has its shape and an empty entry; clients know where they wanted it."""
     engine.answer = kit.reply(3)
     handler = (InferStream if streamed else InferCall)(Door(engine, "sequence", regions), call)
 
@@ -50,12 +50,10 @@ def test_an_output_goes_into_shared_memory(engine, call, kit, regions, tmp_path,
         if streamed
         else pb.ModelInferResponse.FromString(sent)
     )
-    parameters = response.outputs[0].parameters
     assert (tmp_path / "mine").read_bytes() == bytes(8) + b"\0\0\0\x40" + bytes(4)
     assert (response.id, list(response.raw_output_contents)) == ("z", [b""])
-    assert parameters["shared_memory_region"].string_param == "r"
-    assert parameters["shared_memory_byte_size"].int64_param == 4
-    assert parameters["shared_memory_offset"].int64_param == 8
+    assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("FP32", [1, 1])
+    assert not response.outputs[0].parameters
 
 
 @pytest.mark.parametrize(

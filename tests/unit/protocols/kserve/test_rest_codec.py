@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 from legato.core.errors import ClientError, InputError
 from legato.core.types import KSERVE, OutputHeader, Reply, Signature, Step, TensorSpec
-from legato.protocols.kserve.delivery import PlacedHeader
+from legato.protocols.kserve.delivery import KserveStep, OutputWish, PlacedHeader
+from legato.protocols.kserve.memory import Place, Regions
 from legato.protocols.kserve.rest_codec import Wish, fill_from_json, fill_from_raw, write_reply
 from legato.protocols.rpc.service import RpcError, Status
 
@@ -248,3 +250,56 @@ def test_an_output_in_shared_memory_is_named_without_parameters() -> None:
 
     assert json_bytes is None
     assert json.loads(body)["outputs"] == [{"name": "OUTPUT", "datatype": "FP32", "shape": [1, 1]}]
+
+
+# -- shared memory ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def regions(tmp_path) -> Regions:
+    """A region ``r`` of two floats, 10 and 11."""
+    (tmp_path / "mine").write_bytes(np.float32([10, 11]).tobytes())
+    made = Regions(str(tmp_path))
+    made.register("r", "/mine", 0, 8)
+    return made
+
+
+def placed(**more: object) -> dict[str, Any]:
+    parameters = {"shared_memory_region": "r", "shared_memory_byte_size": 4, **more}
+    return {"name": "INPUT", "datatype": "FP32", "shape": [1, 1], "parameters": parameters}
+
+
+def filled_with(head: dict[str, Any], regions: Regions | None) -> tuple[KserveStep, Wish]:
+    step = KserveStep("accumulator", None, {}, KSERVE)
+    return step, fill_from_json(step, json.dumps(head).encode(), None, regions)
+
+
+def test_placed_tensors_are_read_and_wanted(regions) -> None:
+    """Inputs are copied out, outputs are noted; raw bytes belong to the others."""
+    output = {"name": "OUTPUT", "parameters": placed()["parameters"]}
+    other = {"name": "SCORES", "parameters": {"classification": 2}}
+
+    step, wish = filled_with(
+        {"inputs": [placed(shared_memory_offset=4)], "outputs": [output, other]}, regions
+    )
+
+    assert step.inputs["INPUT"].tolist() == [[11]]
+    assert step.outputs == ("OUTPUT", "SCORES")
+    assert step.wishes == {"OUTPUT": OutputWish(Place("r", 0, 4)), "SCORES": OutputWish(None, 2)}
+    assert not wish.is_binary("OUTPUT")
+
+
+@pytest.mark.parametrize("more", [{"data": [1]}, {"binary_data_size": 4}])
+def test_placed_inputs_have_no_other_data(regions, more) -> None:
+    """It would not be known which of them counts."""
+    entry = placed()
+    (entry if "data" in more else entry["parameters"]).update(more)
+
+    with pytest.raises(InputError, match="when using shared memory for input tensor 'INPUT'"):
+        filled_with({"inputs": [entry]}, regions)
+
+
+def test_shared_memory_needs_permission() -> None:
+    """The text says which option gives it."""
+    with pytest.raises(RpcError, match="--allow-client-shm=true"):
+        filled_with({"inputs": [placed()]}, None)
