@@ -47,6 +47,25 @@ StepName = tuple[str, int | str, int]
 """A step of a sequence: model, correlation id, number."""
 
 
+class TlsAddress(BaseModel):
+    """Where TLS is spoken.
+
+    Attributes:
+        host, port: Address to listen on.
+        inner: Loopback port that what was said goes to in the clear.
+        certificate: PEM file with the certificate, and those that it was signed with.
+        key: PEM file with its private key.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    host: str
+    port: Port
+    inner: Port
+    certificate: Path
+    key: Path
+
+
 class ServerSettings(BaseModel):
     """What ``legato serve`` was asked for.
 
@@ -56,6 +75,7 @@ class ServerSettings(BaseModel):
         port: Port of every protocol; 0 = any free one.
         extra_ports: Further ports of the same server.
         extra_addresses: Further addresses to listen on, each with its port.
+        tls: Addresses whose clients speak TLS, each in front of one of the others on loopback.
         ovms: What ``legato ovms`` was asked for, see :class:`legato.repository.ovms.Options`.
         triton: What ``legato triton`` was asked for, see
             :class:`legato.repository.triton.options.Options`.
@@ -85,6 +105,7 @@ class ServerSettings(BaseModel):
     port: Port = 8000
     extra_ports: tuple[Port, ...] = ()
     extra_addresses: tuple[tuple[str, Port], ...] = ()
+    tls: tuple[TlsAddress, ...] = ()
     ovms: dict[str, Any] | None = None
     triton: dict[str, Any] | None = None
     torchserve: dict[str, Any] | None = None

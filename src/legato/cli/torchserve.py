@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -25,7 +26,7 @@ from legato.core.errors import ConfigError
 from legato.protocols.torchserve.handler_metrics import FILE_NAME as METRICS_FILE
 from legato.protocols.torchserve.tokens import FILE_NAME, Tokens
 from legato.repository import ts_properties
-from legato.repository.ts_properties import Properties
+from legato.repository.ts_properties import Address, Properties
 from legato.settings import environment, server_settings
 
 if TYPE_CHECKING:
@@ -199,10 +200,12 @@ def settings_of(
     properties = Properties.read(values)
     properties.declared_metrics()  # a wrong file is told here and not in a log
     metrics = Path.cwd() / variables.get("METRICS_LOCATION", "logs") / METRICS_FILE
-    first, *others = properties.addresses
+    plain, tls, inner = _listening(properties)
+    first, *others = plain
     keys = not properties.flag("disable_token_authorization")
     front: dict[str, Any] = {
         "properties": dict(values),
+        "inner": inner,
         "model_store": values["model_store"],
         "key_file": str(Path.cwd() / FILE_NAME) if keys else None,
         "model_api": properties.flag("enable_model_api"),
@@ -219,9 +222,45 @@ def settings_of(
             "store": arguments.store,
             "durability": arguments.durability,
             "log_level": arguments.log_level,
+            "tls": tls,
             "torchserve": front,
         }
     )
+
+
+def _listening(
+    properties: Properties,
+) -> tuple[list[Address], list[dict[str, Any]], dict[int, int]]:
+    """Return addresses in the clear, those with TLS, and which port stands behind which of these.
+
+    Raises:
+        ConfigError: TLS wants files that are not there.
+    """
+    files = properties.certificate
+    inner: dict[int, int] = {}
+    plain, tls = [], []
+    for address in properties.addresses:
+        if files is None or not address.tls:
+            plain.append(address)
+            continue
+        behind = _free_port()
+        while behind in (*inner.values(), *(one.port for one in properties.addresses)):
+            behind = _free_port()
+        inner[address.port] = behind
+        plain.append(Address("127.0.0.1", behind))
+        certificate, key = files
+        tls.append(
+            {
+                "host": address.host, "port": address.port, "inner": behind,
+                "certificate": certificate, "key": key,
+            }
+        )  # fmt: skip
+    return plain, tls, inner
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _log_folder(variables: Mapping[str, str]) -> Path:

@@ -25,6 +25,7 @@ SNAPSHOT_KEY: Final = "model_snapshot"
 _ENV_NAMES: Final = {"token_expiration_min": "TS_TOKEN_EXPIRATION_TIME_MIN"}
 _ENV_LAST: Final = ("allowed_urls", "use_env_allowed_urls")
 _TRUE: Final = "true"
+_TLS_SHIFT: Final = 363  # https is 8443 where http is 8080
 _OPEN_INFERENCE: Final = (_TRUE, "oip")
 
 KEYS: Final = frozenset(
@@ -51,11 +52,6 @@ KEYS: Final = frozenset(
     """.split()
 )
 """Every key that TorchServe reads; others are kept and passed over."""
-
-_NOT_SERVED: Final = {
-    "enable_grpc_ssl": "TLS is not served on these ports",
-}
-
 
 # -- syntax ---------------------------------------------------------------------------
 
@@ -183,10 +179,15 @@ def overridden(values: Mapping[str, str], environment: Mapping[str, str]) -> dic
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where to listen."""
+    """Where to listen.
+
+    Attributes:
+        tls: Clients speak TLS.
+    """
 
     host: str
     port: int
+    tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,9 +215,6 @@ class Properties:
         Raises:
             ConfigError: One is impossible, or not served here.
         """
-        for key, why in _NOT_SERVED.items():
-            if values.get(key, "").lower() == _TRUE:
-                raise ConfigError(f"{why}", key=key, fix="remove it, or put a proxy in front")
         metrics = _flag(values, "enable_metrics_api", default=True)
         return cls(
             values,
@@ -240,6 +238,32 @@ class Properties:
             self.grpc_management,
         ]  # fmt: skip
         return tuple(dict.fromkeys(address for address in found if address is not None))
+
+    @property
+    def certificate(self) -> tuple[Path, Path] | None:
+        """Files of certificate and private key; ``None`` where nobody speaks TLS.
+
+        Raises:
+            ConfigError: They are needed and not given.
+        """
+        if not any(address.tls for address in self.addresses):
+            return None
+        files = []
+        for key in ("certificate_file", "private_key_file"):
+            text = self.values.get(key, "").strip()
+            if not text:
+                store = self.values.get("keystore", "").strip() or "keystore.p12"
+                raise ConfigError(
+                    "TLS wants a certificate_file and a private_key_file, in PEM"
+                    + (f"; a keystore ({store}) is not read" if "keystore" in self.values else ""),
+                    key=key,
+                    fix=f"openssl pkcs12 -in {store} -nodes -clcerts -nokeys -out cert.pem; "
+                    f"openssl pkcs12 -in {store} -nodes -nocerts -out key.pem",
+                )
+            if not Path(text).is_file():
+                raise ConfigError("there is no such file", file=text, key=key, fix="check the path")
+            files.append(Path(text).resolve())
+        return files[0], files[1]
 
     @property
     def open_inference(self) -> bool:
@@ -320,17 +344,20 @@ def _address(values: Mapping[str, str], key: str, port: int) -> Address:
     if not text:
         return Address("127.0.0.1", port)
     if text.startswith("unix:"):
-        raise ConfigError("Unix sockets are not served", key=key, fix="give http://HOST:PORT")
+        raise ConfigError(
+            "Unix sockets are not served", key=key, fix=f"give http://127.0.0.1:{port}"
+        )
     parts = urlsplit(text)
-    if parts.scheme == "https":
-        raise ConfigError("TLS is not served on this port", key=key, fix="put a proxy in front")
+    tls = parts.scheme == "https"
     try:
-        if parts.scheme != "http" or not parts.hostname:
+        if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError
-        return Address(parts.hostname, port if parts.port is None else parts.port)
+        usual = port + _TLS_SHIFT if tls else port
+        return Address(parts.hostname, usual if parts.port is None else parts.port, tls)
     except ValueError:
         raise ConfigError(
-            f"Invalid configuration: '{text}' is not http://HOST:PORT", key=key
+            f"Invalid configuration: '{text}' is not http://HOST:PORT or https://HOST:PORT",
+            key=key,
         ) from None
 
 
@@ -340,10 +367,13 @@ def _grpc(values: Mapping[str, str], which: str, port: int) -> Address:
     host = values.get(f"grpc_{which}_address", "").strip() or "127.0.0.1"
     if "://" in host:
         host = urlsplit(host).hostname or "127.0.0.1"
+    tls = _flag(values, "enable_grpc_ssl")
     if "://" in values.get(key, ""):
         found = _address(values, key, port)
-        return found if f"grpc_{which}_address" not in values else Address(host, found.port)
-    return Address(host, _number(values, key, port))
+        if f"grpc_{which}_address" not in values:
+            host = found.host
+        return Address(host, found.port, tls or found.tls)
+    return Address(host, _number(values, key, port), tls)
 
 
 # -- snapshots ------------------------------------------------------------------------

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from legato.settings import ServerSettings
+    from legato.settings import ServerSettings, TlsAddress
 
 APP: Final = "legato.serving.child:app"
 LISTENER: Final = "listener"
@@ -81,8 +81,80 @@ def build_config(
             if network_filter["name"] == "envoy.filters.network.http_connection_manager":
                 network_filter["typed_config"].update(_MANAGER_CHANGES)
                 refuse_other_paths(network_filter["typed_config"])
+    listeners, clusters = _tls(settings.tls)
+    config["static_resources"]["listeners"] += listeners
+    config["static_resources"].setdefault("clusters", []).extend(clusters)
     config["layered_runtime"] = {"layers": [{"name": "legato", "static_layer": ALLOWED_SIZE}]}
     return config
+
+
+_TYPES: Final = "type.googleapis.com/envoy.extensions"
+
+
+def _tls(addresses: Sequence[TlsAddress]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return listeners that take TLS off and hand bytes on, and where they hand them to.
+
+    An HTTP listener of their own would start the app a second time.
+    """
+    listeners, clusters = [], []
+    for one in addresses:
+        name = f"tls_{one.port}"
+        certificate = {
+            "certificate_chain": {"filename": str(one.certificate)},
+            "private_key": {"filename": str(one.key)},
+        }
+        context = {
+            "@type": f"{_TYPES}.transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_certificates": [certificate],
+                "alpn_protocols": ["h2", "http/1.1"],
+            },
+        }
+        proxy = {
+            "@type": f"{_TYPES}.filters.network.tcp_proxy.v3.TcpProxy",
+            "stat_prefix": name,
+            "cluster": name,
+            "idle_timeout": "0s",  # a quiet stream of a live sequence must not be cut
+        }
+        listeners.append(
+            {
+                "name": name,
+                "address": _address(resolve(one.host), one.port),
+                "enable_reuse_port": False,
+                "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER_BYTES,
+                "filter_chains": [
+                    {
+                        "filters": [
+                            {"name": "envoy.filters.network.tcp_proxy", "typed_config": proxy}
+                        ],
+                        "transport_socket": {
+                            "name": "envoy.transport_sockets.tls",
+                            "typed_config": context,
+                        },
+                    }
+                ],
+            }
+        )
+        endpoint = {"endpoint": {"address": _address("127.0.0.1", one.inner)}}
+        clusters.append(
+            {
+                "name": name,
+                "type": "STATIC",
+                "connect_timeout": "5s",
+                "per_connection_buffer_limit_bytes": _CONNECTION_BUFFER_BYTES,
+                "load_assignment": {
+                    "cluster_name": name,
+                    "endpoints": [{"lb_endpoints": [endpoint]}],
+                },
+                # Each client's connection is one of ours; Envoy's limit is 1024 of them.
+                "circuit_breakers": {"thresholds": [{"max_connections": 1_000_000}]},
+            }
+        )
+    return listeners, clusters
+
+
+def _address(host: str, port: int) -> dict[str, Any]:
+    return {"socket_address": {"address": host, "port_value": port}}
 
 
 def resolve(host: str) -> str:

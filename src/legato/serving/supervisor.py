@@ -358,7 +358,9 @@ class Supervisor:
         settings = self._settings
         ports = [settings.port, *settings.extra_ports]
         ports += [port for _host, port in settings.extra_addresses]
-        for address, port in zip(self._hosts(), ports, strict=True):
+        wanted = list(zip(self._hosts(), ports, strict=True))
+        wanted += [(resolve(one.host), one.port) for one in settings.tls]
+        for address, port in wanted:
             while problem := _port_problem(address, port):
                 if problem.errno == errno.EADDRNOTAVAIL:
                     raise ConfigError(

@@ -85,19 +85,81 @@ def test_equal_addresses_are_one() -> None:
     assert [address.port for address in found.addresses] == [9000, 8082, 7070, 7071]
 
 
+def test_https_is_tls_with_ports_of_its_own() -> None:
+    """Over gRPC by another key."""
+    found = Properties.read(
+        {
+            "inference_address": "https://127.0.0.1",
+            "metrics_address": "https://127.0.0.1:9000",
+            "enable_grpc_ssl": "true",
+        }
+    )
+
+    assert found.inference == Address("127.0.0.1", 8443, tls=True)
+    assert found.management == Address("127.0.0.1", 8081)
+    assert found.metrics == Address("127.0.0.1", 9000, tls=True)
+    assert found.grpc_management == Address("127.0.0.1", 7071, tls=True)
+
+
+def test_tls_wants_its_files(tmp_path) -> None:
+    """Half a set-up would be worse than none."""
+    values = {"inference_address": "https://127.0.0.1", "keystore": "k.p12"}
+    with pytest.raises(ConfigError) as caught:
+        _ = Properties.read(values).certificate
+    assert caught.value.key == "certificate_file"
+    assert "k.p12" in caught.value.fix
+
+    files = {"certificate_file": tmp_path / "c.pem", "private_key_file": tmp_path / "k.pem"}
+    for file in files.values():
+        file.touch()
+    values.update({key: str(file) for key, file in files.items()})
+    assert Properties.read(values).certificate == tuple(files.values())
+    del values["inference_address"]
+    assert Properties.read(values).certificate is None
+
+
+@pytest.mark.parametrize(
+    ("environment", "values", "served"),
+    [
+        ({}, {}, False),
+        ({}, {"ts_open_inference_protocol": "true"}, True),
+        ({"TS_OPEN_INFERENCE_PROTOCOL": "oip"}, {}, True),
+        ({"TS_OPEN_INFERENCE_PROTOCOL": "no"}, {"ts_open_inference_protocol": "no"}, False),
+    ],
+)
+def test_the_open_inference_protocol_has_a_switch_and_a_variable(
+    environment, values, served: bool
+) -> None:
+    """The variable needs no leave of the file."""
+    assert Properties.read(ts.overridden(values, environment)).open_inference is served
+
+
+def test_handlers_metrics_are_all_shown_unless_a_file_declares_some() -> None:
+    """As the file's own switch says, then."""
+    given = {"metrics_config": "m.yaml"}
+
+    assert Properties.read({}).shows_all_metrics
+    assert not Properties.read(given).shows_all_metrics
+    assert Properties.read({**given, "model_metrics_auto_detect": "true"}).shows_all_metrics
+    assert not Properties.read({"model_metrics_auto_detect": "false"}).shows_all_metrics
+    assert [one.name for one in Properties.read({}).declared_metrics()] == [
+        "HandlerTime", "PredictionTime",
+    ]  # fmt: skip
+    assert Properties.read({"metrics_mode": "LOG"}).logs_metrics
+    assert not Properties.read({"metrics_mode": "prometheus"}).logs_metrics
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("inference_address", "https://127.0.0.1:8443"),
         ("inference_address", "unix:/tmp/socket"),
         ("inference_address", "127.0.0.1:8080"),
         ("inference_address", "http://127.0.0.1:99999"),
         ("grpc_inference_port", "seven"),
-        ("enable_grpc_ssl", "true"),
     ],
 )
 def test_what_is_not_served_is_refused(key: str, value: str) -> None:
-    """The error names the key: half a TLS set-up would be worse than none."""
+    """The error names the key."""
     with pytest.raises(ConfigError) as caught:
         Properties.read({key: value})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from legato.serving.envoy import build_config
-from legato.settings import ServerSettings
+from legato.settings import ServerSettings, TlsAddress
 
 
 def listener(**settings: object) -> dict:
@@ -55,3 +55,25 @@ def test_the_app_is_still_pyvoys_last_filter() -> None:
 
     assert http_filter["typed_config"]["terminal_filter"] is True
     assert "legato.serving.child:app" in http_filter["typed_config"]["filter_config"]["value"]
+
+
+def test_tls_is_taken_off_in_front_of_a_port_in_the_clear() -> None:
+    """Its listener has no app, which would be a second one; nor does it cut quiet streams."""
+    tls = TlsAddress(host="127.0.0.1", port=8443, inner=9000, certificate="c.pem", key="k.pem")
+    settings = ServerSettings(models=(), store="memory", port=9000, tls=(tls,))
+
+    config = build_config(settings, "127.0.0.1", None)["static_resources"]
+
+    _plain, listener = config["listeners"]
+    ((chain,), (cluster,)) = listener["filter_chains"], config["clusters"]
+    (proxy,) = chain["filters"]
+    context = chain["transport_socket"]["typed_config"]["common_tls_context"]
+    (endpoint,) = cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
+    assert listener["address"]["socket_address"]["port_value"] == 8443
+    assert proxy["typed_config"]["cluster"] == cluster["name"]
+    assert proxy["typed_config"]["idle_timeout"] == "0s"
+    assert context["alpn_protocols"] == ["h2", "http/1.1"]
+    assert endpoint["endpoint"]["address"]["socket_address"] == {
+        "address": "127.0.0.1",
+        "port_value": 9000,
+    }

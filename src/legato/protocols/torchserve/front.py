@@ -56,6 +56,7 @@ class Options(BaseModel):
 
     Attributes:
         properties: Keys of config.properties, flags included.
+        inner: Ports that clients speak TLS on, and those behind them.
         model_store: Folder of archives.
         key_file: Where the keys are; ``None`` = nobody needs one.
         model_api: Clients may register and unregister models.
@@ -66,6 +67,7 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     properties: dict[str, str] = {}
+    inner: dict[int, int] = {}
     model_store: Path
     key_file: Path | None = None
     model_api: bool = False
@@ -122,7 +124,8 @@ class Front:
             (properties.grpc_management, management_rpc),
         ):
             if address is not None:
-                self._served.setdefault(address.port, []).append(app)
+                port = options.inner.get(address.port, address.port)
+                self._served.setdefault(port, []).append(app)
 
     def __repr__(self) -> str:
         return f"<Front ports={sorted(self._served)} {self.registry!r}>"
