@@ -199,6 +199,102 @@ def ragged() -> onnx.ModelProto:
     )
 
 
+NO_STATE = (
+    'backend: "onnxruntime"\nmax_batch_size: 4\n'
+    + tensors("input", ("INPUT", "FP32", "1"))
+    + tensors("output", ("OUTPUT", "FP32", "1"))
+    + """
+    sequence_batching {
+      max_sequence_idle_microseconds: 60000000
+      control_input [ { name: "START"
+        control [ { kind: CONTROL_SEQUENCE_START fp32_false_true: [ 0, 100 ] } ] } ]
+    }"""
+)
+
+
+def no_state() -> onnx.ModelProto:
+    """Carries nothing, but is told where a sequence begins."""
+    row = ["batch", 1]
+    return build(
+        [node("Add", ["INPUT", "START"], ["OUTPUT"])],
+        [("INPUT", FLOAT, row), ("START", FLOAT, row)],
+        [("OUTPUT", FLOAT, row)],
+    )
+
+
+RESHAPED = """
+backend: "onnxruntime"
+max_batch_size: 4
+input [ { name: "INPUT" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] } } ]
+output [ { name: "OUTPUT" data_type: TYPE_FP32 dims: [ 1 ] reshape { shape: [ ] } } ]
+sequence_batching {
+  max_sequence_idle_microseconds: 60000000
+  state [ { input_name: "STATE" output_name: "NEXT" data_type: TYPE_FP32 dims: [ ] } ]
+}
+model_warmup [
+  {
+    name: "two rows of zeros"
+    batch_size: 2
+    count: 2
+    inputs { key: "INPUT" value { data_type: TYPE_FP32 dims: [ 1 ] zero_data: true } }
+  }
+]
+"""
+
+
+def flat() -> onnx.ModelProto:
+    """Sums up numbers that have no shape but the batch."""
+    return build(
+        [node("Add", ["INPUT", "STATE"], ["NEXT"]), node("Identity", ["NEXT"], ["OUTPUT"])],
+        [("INPUT", FLOAT, ["batch"]), ("STATE", FLOAT, ["batch"])],
+        [("OUTPUT", FLOAT, ["batch"]), ("NEXT", FLOAT, ["batch"])],
+    )
+
+
+WHOLE = (
+    'backend: "onnxruntime"\n'
+    + tensors("input", ("x", "FP32", "1, 1, 3"))
+    + tensors("output", ("y", "FP32", "1, 1, 5"))
+    + """
+    sequence_batching {
+      max_sequence_idle_microseconds: 60000000
+      state [
+        { input_name: "h0" output_name: "hN" data_type: TYPE_FP32 dims: [ 1, 1, 5 ] },
+        { input_name: "c0" output_name: "cN" data_type: TYPE_FP32 dims: [ 1, 1, 5 ] }
+      ]
+    }"""
+)
+
+LEGATO_MODEL = '''
+"""A Legato model in a Triton repository."""
+
+from legato.model import Input, Model, Output, Result, State
+
+
+class Sum(Model):
+    """Sums up."""
+
+    inputs = (Input("INPUT", "float32", (1, 1)),)
+    outputs = (Output("OUTPUT", "float32", (1, 1)),)
+    states = (State("total", "float32", (1, 1)),)
+
+    def step(self, batch):
+        total = batch.state["total"] + batch.inputs["INPUT"] * float(self.scale)
+        return Result({"OUTPUT": total}, {"total": total})
+
+    def load(self, options):
+        self.scale = options["scale"]
+'''
+LEGATO_CONFIG = (
+    'backend: "python"\nmax_batch_size: 4\n'
+    + tensors("input", ("INPUT", "FP32", "1"))
+    + tensors("output", ("OUTPUT", "FP32", "1"))
+    + """
+    sequence_batching { max_sequence_idle_microseconds: 60000000 }
+    parameters { key: "scale" value { string_value: "2" } }
+    """
+)
+
 TEXT = (
     'backend: "onnxruntime"\nmax_batch_size: 4\n'
     + tensors("input", ("INPUT", "STRING", "2"))

@@ -11,6 +11,7 @@ import pytest
 import tritonclient.grpc.aio as triton_aio
 import tritonclient.http as triton_http
 from tests.functional.triton.conftest import TIMEOUT_S, step, tensor, told
+from tests.models import tiny
 from tests.models import triton_models as models
 from tritonclient.utils import InferenceServerException
 
@@ -56,6 +57,11 @@ def server(triton, tmp_path_factory):
     words = b"".join(len(w).to_bytes(4, "little") + w for w in (b"once", b"upon"))
     (text / "initial_state" / "words").write_bytes(words)
     models.write(repository, "bare", models.accumulator())
+    models.write(repository, "no_state", models.no_state(), models.NO_STATE)
+    models.write(repository, "reshaped", models.flat(), models.RESHAPED)
+    models.write(repository, "whole", tiny.lstm(), models.WHOLE)
+    own = models.write(repository, "own", None, models.LEGATO_CONFIG)
+    (own / "1" / "model.py").write_text(models.LEGATO_MODEL)
     return triton(repository)
 
 
@@ -201,6 +207,40 @@ def test_a_model_without_a_config_is_served_with_the_state_that_was_found(client
 
     assert told(result) == 2
     assert any("state_inferred" in line and "INPUT_STATE" in line for line in server.served.said)
+
+
+def test_a_model_without_state_has_sequences_all_the_same(client) -> None:
+    """Where the config says so: it is told their start, and a stranger's step is refused."""
+    answers = run(client, "no_state", 81)
+
+    assert answers == [101, 2, 3]
+    with pytest.raises(InferenceServerException, match="must specify the START flag"):
+        step(client, "no_state", 1, 82)
+
+
+def test_a_reshape_is_between_client_and_model(client, server) -> None:
+    """The model has no second dimension; its warm-up had neither."""
+    assert run(client, "reshaped", 83) == [1, 3, 6]
+    assert any("model_warmed_up" in line for line in server.served.said)
+
+
+def test_without_a_batch_size_shapes_are_whole(client) -> None:
+    """States whose batch axis is not in front, as Triton cannot batch them; 1 is no dimension."""
+    metadata = client.get_model_metadata("whole", as_json=True)
+    given = tensor(0, "x")
+    given.set_shape([1, 1, 3]).set_data_from_numpy(np.ones((1, 1, 3), np.float32))
+
+    first = client.infer("whole", [given], sequence_id=84, sequence_start=True).as_numpy("y")
+    second = client.infer("whole", [given], sequence_id=84, sequence_end=True).as_numpy("y")
+
+    assert metadata["inputs"][0]["shape"] == ["1", "1", "3"]
+    assert first.shape == (1, 1, 5)
+    assert not np.array_equal(first, second)
+
+
+def test_a_legato_model_may_stand_in_the_repository(client) -> None:
+    """``model.py`` with its class; parameters are its options."""
+    assert run(client, "own", 85) == [2, 6, 12]
 
 
 def test_asyncio_streams_and_http_see_the_same_sequence(client, server) -> None:

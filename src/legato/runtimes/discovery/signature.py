@@ -147,8 +147,10 @@ def _output_spec(plan: Plan, tensor: GraphTensor, axes: Mapping[str, int | None]
     key = f"outputs.{tensor.name}"
     _check_dtype(plan, key, tensor.dtype, override.dtype)
     axis = axes.get(tensor.name) if override.batch_axis is None else override.batch_axis
-    shape = row_shape(tensor.dims, axis)
     given = override.shape if override.reshape is None else override.reshape
+    if given is not None and axis is not None and given[axis : axis + 1] != [1]:
+        axis = None  # the config has whole shapes: what looks like the batch is not
+    shape = row_shape(tensor.dims, axis)
     if given is not None:
         shape = _checked_shape(plan, key, tuple(given), shape)
     return TensorSpec(name=tensor.name, dtype=tensor.dtype, shape=shape, batch_axis=axis)
