@@ -35,6 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runtimes": {"core", "faults", "observe.log", "repository", "torchserve"},
     "model": {"core", "runtimes"},
     "torchserve": set(),
+    "triton": {"torchserve"},
     "runtimes.worker.boot": {"runtimes"},
     "archive": {"core"},
     "engine": BELOW_ENGINE,

@@ -77,6 +77,7 @@ class Memory:
     ) -> None:
         self._roots = roots
         self._own = own
+        mode = BY_ID if mode == AUTO and made_caches() else mode  # it says by itself what it keeps
         self._mode = mode
         self._fills_holes = fills_holes
         self._views: dict[tuple[int, str], SlotView] = {}
@@ -202,7 +203,7 @@ class Memory:
         """A call begins: note how everything is, where that is due."""
         lru.pin(key for sequence in sequences for key in keys_of(sequence))
         self._before = None
-        if self._mode == AUTO and not self.elsewhere and not made_caches() and self._watch.due():
+        if self._mode == AUTO and not self.elsewhere and self._watch.due():
             self._before = self._watch.look(self._seen, self._views)
 
     # -- after a call -------------------------------------------------------------------

@@ -44,7 +44,7 @@ def numpy_to_triton_type(data_type: Any) -> int:
     Raises:
         TritonModelException: It has none.
     """
-    kind = np.dtype(data_type)
+    kind = np.dtype(data_type).newbyteorder("=")
     number = _NUMBER_OF.get(np.dtype(object) if kind.kind in "SU" else kind)
     if number is None:
         raise TritonModelException(f"Tensors of the numpy type {kind} are not supported")

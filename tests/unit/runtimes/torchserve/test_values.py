@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from legato.runtimes.torchserve.values import UnsupportedValueError, decode, encode
+from legato.runtimes.torchserve.values import (
+    UnsupportedValueError,
+    _classes,
+    decode,
+    encode,
+    register,
+)
 
 scalars = (
     st.none()
@@ -118,3 +124,33 @@ def test_damaged_bytes_are_refused(damage: bytes) -> None:
     """A later version, a cut or a stray byte is an error, never another value."""
     with pytest.raises(ValueError, match="handler state"):
         decode(damage)
+
+
+class Plain:
+    def __init__(self) -> None:
+        raise AssertionError("reading runs no code of the class")
+
+
+def test_objects_of_registered_classes_are_their_attributes() -> None:
+    """Nothing of the class runs when one is read; others are refused as before."""
+    one = object.__new__(Plain)
+    vars(one).update(total=np.int32([3]), names=["a"])
+    with pytest.raises(UnsupportedValueError, match="Plain"):
+        encode(one)
+
+    register("here.Plain", Plain)
+    again = decode(encode({7: one}))[7]
+
+    assert type(again) is Plain
+    assert (again.total.tolist(), again.names) == ([3], ["a"])
+
+
+def test_object_of_a_class_that_is_not_there_cannot_be_read() -> None:
+    """A model that lost the class says so instead of making something else of it."""
+    one = object.__new__(Plain)
+    register("here.Gone", Plain)
+    data = encode(one)
+    del _classes["here.Gone"]
+
+    with pytest.raises(ValueError, match="cannot be read"):
+        decode(data)
