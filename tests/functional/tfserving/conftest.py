@@ -343,7 +343,7 @@ class Summator:
         inputs = {
             "x": content(np.float32([[value]])), ID: uint64(name), CONTROL: uint32(control),
         }  # fmt: skip
-        return ask.future(predict_request(self.model, inputs), timeout=3 * TIMEOUT_S)
+        return ask.future(predict_request(self.model, inputs), timeout=9 * TIMEOUT_S)
 
     def start(self, name: int | None = None, value: float = 1.0) -> tuple[float, int]:
         return self.step(value, name, 1)

@@ -447,7 +447,7 @@ def test_a_step_while_the_end_runs_finds_nothing(server, client, wire) -> None:
     assert other.refused(1, name) == missing
 
 
-def test_a_state_that_lacks_a_variable_is_told(start, kit, tmp_path, client, wire) -> None:
+def test_a_state_that_lacks_a_variable_is_told(start, kit, tmp_path, client) -> None:
     """INTERNAL, 500, never a step from an empty state; the trailers say what happened."""
     flags = ["--model_name", "summator", "--model_path", tmp_path / "summator", "--stateful",
              "--data", tmp_path / "data"]  # fmt: skip
@@ -456,12 +456,17 @@ def test_a_state_that_lacks_a_variable_is_told(start, kit, tmp_path, client, wir
     client(before).start(7)
     before.served.stop()
     kit.models.save(kit.models.laborious(), tmp_path / "summator" / "1")
-    mine = client(start(*flags), wire)
+    after = start(*flags)
+    by_grpc, by_rest = client(after), client(after, "rest")
 
-    refused = mine.refused(1, 7)
+    with pytest.raises(Failed) as caught:
+        by_grpc.step(1, 7)
 
-    assert refused == (13 if wire == "grpc" else 500, "Internal server error")
-    assert mine.start(8) == (1, 8)
+    text = "Internal server error"
+    assert (caught.value.status, caught.value.text) == (13, text)
+    assert caught.value.trailers["legato-reason"] == "model_changed"
+    assert by_rest.refused(1, 7) == (500, text)
+    assert by_rest.start(8) == (1, 8)
 
 
 def test_a_step_that_names_another_version_finds_nothing(start, kit, tmp_path, client) -> None:

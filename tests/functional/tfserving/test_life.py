@@ -158,6 +158,23 @@ def test_reload_by_api(start, kit, tmp_path, client) -> None:
     assert mine.step(1, 1) == (2, 1)
 
 
+def test_a_served_model_does_not_become_stateful(start, kit, tmp_path) -> None:
+    """24: the other way round; it goes on without sequences."""
+    kit.save(tmp_path, "dummy", kit.models.dummy())
+    path = kit.write_config(tmp_path / "config.json", {"name": "dummy", "base_path": "dummy"})
+    server = start("--config_path", path, "--file_system_poll_wait_seconds", 0)
+    body = {"inputs": {"b": [[1.0] * 10]}}
+
+    kit.write_config(path, {"name": "dummy", "base_path": "dummy", "stateful": True})
+    told = server.rest("POST", "/v1/config/reload")[0]
+
+    assert told == 500
+    assert server.rest("POST", "/v1/models/dummy:predict", body) == (
+        200,
+        {"outputs": [[2.0] * 10]},
+    )
+
+
 def test_a_version_that_cannot_be_loaded_is_told_by_reload(start, kit, tmp_path, client) -> None:
     """26: with the text for versions; what was served goes on."""
     kit.save(tmp_path, "summator", kit.models.accumulator(1))
