@@ -25,17 +25,21 @@ def input_names(config: ModelConfig, names: Sequence[str]) -> list[str]:
 
 
 def output_names(
-    config: ModelConfig, names: Sequence[str], variables: Sequence[str] = ()
+    config: ModelConfig,
+    names: Sequence[str],
+    arguments: Sequence[str],
+    variables: Sequence[str] = (),
 ) -> list[str]:
     """Return the outputs' names: as the config counts or lists them, or as variables.
 
     Args:
         config: The model's config.
         names: Names from what forward returned; ``output_0`` for places without one.
+        arguments: Names of the inputs; other states of the config are no outputs.
         variables: Names of the variables that it returned, "" for none.
     """
     mentioned = list(config.outputs)
-    fed = [s.output for s in config.states or () if s.output]
+    fed = [s.output for s in config.states or () if s.output and s.input in arguments]
     mentioned += [name for name in fed if name not in mentioned]
     given = list(names)
     unnamed = all(_NUMBERED.fullmatch(name) for name in names)

@@ -139,7 +139,7 @@ def _open_exported(config: ModelConfig, options: Options, path: Path) -> Opened:
     old_outputs = [tensor.name for tensor in found.outputs]
     taken = list(found.mutated.values())
     names = input_names(config, old_inputs)
-    given = output_names(config, [name for name in old_outputs if name not in taken])
+    given = output_names(config, [name for name in old_outputs if name not in taken], names)
     renamed = dict(zip(old_inputs, names, strict=True))
     results = dict(zip((name for name in old_outputs if name not in taken), given, strict=True))
     inputs = tuple(t._replace(name=renamed[t.name]) for t in found.inputs)
@@ -339,7 +339,8 @@ class _Subject:
             self._watched.reset()
 
     def _named(self, found: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        names = output_names(self._config, [name for name, _ in found], self._variables)
+        arguments = [each.name for each in self.arguments]
+        names = output_names(self._config, [name for name, _ in found], arguments, self._variables)
         return [(name, value.clone()) for name, (_, value) in zip(names, found, strict=True)]
 
     def changed(self, observed: Observed) -> set[Slot]:
