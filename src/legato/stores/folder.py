@@ -69,12 +69,13 @@ class FolderLock:
         return f"FolderLock({str(self.path)!r}, held={self._file >= 0})"
 
 
-def claim_format(folder: Path, wanted: str) -> None:
+def claim_format(folder: Path, wanted: str, *, also: tuple[str, ...] = ()) -> None:
     """Check that a folder is of a format, or mark a fresh one.
 
     Args:
         folder: A folder that this process holds.
         wanted: Name and version, one line, for instance ``legato sqlite 1``.
+        also: Others that the caller can read and go on writing.
 
     Raises:
         ConfigError: The folder holds another format or version.
@@ -87,7 +88,7 @@ def claim_format(folder: Path, wanted: str) -> None:
         fresh = folder / "FORMAT.new"
         fresh.write_text(wanted + "\n", "utf-8")
         fresh.replace(mark)
-    elif found != wanted:
+    elif found != wanted and found not in also:
         raise ConfigError(
             f"the data folder holds sequences in the format '{found[:80]}', but '{wanted}' is "
             "asked for; nothing was changed",

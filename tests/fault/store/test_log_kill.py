@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from log_kit import SHAPES, FakeClock, chain, content, key_of, open_log
+from log_kit import SHAPES, FakeClock, chain, content, grown_state, key_of, open_log
 
 from legato.core.types import EndReason
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).parents[3] / "src" / "legato"
 WRITER = Path(__file__).with_name("writer.py")
+GROWING = (3, 4)  # as the writer has it
 LIMITS = {"segment_bytes": 4000, "checkpoint_bytes": 6000, "tombstone_s": 20.0}
 
 POINTS = [
@@ -83,6 +84,8 @@ class Told:
             step, state = content(store, int(number))
             assert told <= step <= told + 1, f"sequence {number}"
             assert state == chain(int(number), step)
+            if int(number) in GROWING:
+                assert store.read(key_of(int(number)))[1] == grown_state(int(number), step)
         for name, told in self.forks.items():
             found = content(store, name)
             if name in self.ended:

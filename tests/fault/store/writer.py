@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "fixtures" / "store"))
 
-from log_kit import FakeClock, a_commit, commit, content, incarnation_of, key_of
+from log_kit import FakeClock, a_commit, a_grown_commit, commit, content, incarnation_of, key_of
 
 from legato.core.errors import StorageFullError
 from legato.core.types import EndReason
@@ -20,6 +20,7 @@ from legato.stores.base import Duplicate, Ok
 from legato.stores.log import LogStore
 
 SEQUENCES = 6
+GROWING = (3, 4)  # of these a part of the state grows, so their records say what changed
 
 
 def tell(*words: object) -> None:
@@ -40,7 +41,10 @@ def next_steps(store: LogStore) -> dict[int, tuple[int, int]]:
 def one_round(store: LogStore, clock: FakeClock, at: int) -> None:
     """A batch of steps, and one each of fork, end, expiry, owner and upkeep."""
     steps = next_steps(store)
-    batch = [a_commit(number, step + 1, epoch=epoch) for number, (step, epoch) in steps.items()]
+    batch = [
+        (a_grown_commit if number in GROWING else a_commit)(number, step + 1, epoch=epoch)
+        for number, (step, epoch) in steps.items()
+    ]
     for entry, result in zip(batch, store.commit(batch), strict=True):
         assert type(result) in (Ok, Duplicate), result
         tell("step", entry.key.correlation_id, entry.step)
@@ -61,8 +65,8 @@ def one_round(store: LogStore, clock: FakeClock, at: int) -> None:
 
 def fill_up(store: LogStore) -> None:
     """Write against a limit of the system, then go on without it."""
-    size = sum(path.stat().st_size for path in store.folder.glob("*.seg"))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 500, resource.RLIM_INFINITY))
+    # Smaller than the record, which goes into a segment of its own.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, resource.RLIM_INFINITY))
     data, refused = bytes(4000), 0
     for step in (1, 1, 1):
         try:

@@ -10,13 +10,15 @@ from __future__ import annotations
 import operator
 from typing import TYPE_CHECKING
 
-from legato.core.types import Ending, RecordHead
+from legato.core.pages import GrownRow
+from legato.core.types import Ending, RecordHead, StateRow
 from legato.faults import fault
 from legato.stores.base import Commit, CommitResult, Ok
 from legato.stores.codec import StepEncoder, encode_key
 from legato.stores.log.hot import Hot, HotCache
 from legato.stores.log.journal import Change, Journal
 from legato.stores.log.table import (
+    CHAINED,
     DAMAGED,
     DECIDE,
     DECIDE_AT,
@@ -32,7 +34,7 @@ from legato.stores.rules import expires, judge, succeeded
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_KNOWN = LIVE | DAMAGED
+_KNOWN = LIVE | DAMAGED | CHAINED
 _KEY = operator.itemgetter(0)
 
 _Step = tuple[int, int, int, int, int, int, int, int]
@@ -92,7 +94,13 @@ class CommitPath:
                 hot = hot_cache.revive(key)
                 young = hot_cache.young
             fields = entry[9:14]
-            if hot is not None and not create and end is None and hot.fields == fields:
+            if (
+                hot is not None
+                and not create
+                and end is None
+                and state.__class__ is StateRow
+                and hot.fields == fields
+            ):
                 owned, era, flags, last, touched, old_segment, old_length, old_state = (
                     unpack(rows, hot.at + DECIDE_AT)
                 )  # fmt: skip
@@ -170,7 +178,7 @@ class CommitPath:
         journal.table.resized(grown)
 
     def _warm(self, change: Change, slot: int, entry: Commit) -> None:
-        if change.row.live:
+        if change.row.live and not isinstance(entry.state, GrownRow):
             encoder = StepEncoder(encode_key(change.key), change.constants)
             hot = Hot(slot, encoder, entry[9:14], self.reached(entry.level))
             self._hot.put(change.key, hot)
@@ -203,7 +211,7 @@ class CommitPath:
     def _is_next(self, row: Row, entry: Commit, arrived: float) -> bool:
         return (
             not entry.create
-            and row.flags & _KNOWN == LIVE
+            and row.flags & (LIVE | DAMAGED) == LIVE
             and row.incarnation == entry.incarnation
             and row.epoch == entry.epoch
             and row.step == entry.step - 1
@@ -235,6 +243,13 @@ class CommitPath:
             level=entry.level,
             ending=None if entry.end is None else Ending(entry.end, entry.step, wall),
         )
+        state = entry.state
+        if row is not None and isinstance(state, GrownRow) and head.ending is None:
+            grown = journal.compose_grown(
+                entry.key, key_bytes, digest, head, state, row, touched=now, before=before
+            )
+            if grown is not None:
+                return grown
         return journal.compose(
             entry.key,
             key_bytes,

@@ -21,7 +21,15 @@ from legato.faults import fault
 from legato.stores import codec
 from legato.stores.codec import DELETE, OWN, PREFIX_SIZE, PUT, SEAL, Frame, Record, RecordError
 from legato.stores.log.segments import Place
-from legato.stores.log.table import DAMAGED, LOCATION, LOCATION_AT, ROW_SIZE, digest_of
+from legato.stores.log.table import (
+    CHAINED,
+    DAMAGED,
+    FLAGS_AT,
+    LOCATION,
+    LOCATION_AT,
+    ROW_SIZE,
+    digest_of,
+)
 from legato.stores.log.window import Window
 
 if TYPE_CHECKING:
@@ -105,6 +113,7 @@ class Compaction:
         self._sought = stop
         if stop >= len(table):
             self._sought = None
+            self._needed += self._journal.chains.offsets_in(self.segment.number)
             # In the order of the file, taken from the end; current tombstones are in it twice.
             self._needed = sorted(set(self._needed), reverse=True)
 
@@ -136,10 +145,9 @@ class Compaction:
                 # A key of which nothing is known: gone, if it is not a wrong one.
                 if not codec.header_holds(data, at):
                     return
-            elif LOCATION.unpack_from(table.rows, slot * ROW_SIZE + LOCATION_AT) == (
-                number,
-                self._offset,
-            ):
+            elif table.rows[slot * ROW_SIZE + FLAGS_AT] & CHAINED or LOCATION.unpack_from(
+                table.rows, slot * ROW_SIZE + LOCATION_AT
+            ) == (number, self._offset):
                 return
             self._offset += total
 
@@ -153,12 +161,15 @@ class Compaction:
             if not codec.header_holds(data, at):
                 raise RecordError("a header in a segment under compaction is damaged")
             key = data[at + PREFIX_SIZE : at + PREFIX_SIZE + frame.key_size]
-            row = self._journal.table.find(digest_of(key))
+            digest = digest_of(key)
+            row = self._journal.table.find(digest)
             if frame.kind == OWN:
                 self._carry_owner(row, frame)
             elif row is not None and self._is_current(row):
                 codec.check_record(data, at)
                 self._move(row, data[at : at + frame.total])
+            elif row is not None and self._is_part(row, digest):
+                self._make_whole(row)
             elif frame.kind == DELETE:
                 codec.check_record(data, at)
                 self._pin(codec.decode_record(data[at : at + frame.total]))
@@ -167,8 +178,32 @@ class Compaction:
     def _is_current(self, row: Row) -> bool:
         return row.segment == self.segment.number and row.offset == self._offset
 
+    def _is_part(self, row: Row, digest: int) -> bool:
+        chained = row.flags & CHAINED and not row.flags & DAMAGED
+        return bool(chained) and self._journal.chains.holds(
+            digest, self.segment.number, self._offset
+        )
+
+    def _make_whole(self, row: Row) -> None:
+        """Write a state that is in parts as a whole: its parts are not moved one by one."""
+        journal = self._journal
+        record = journal.load(None, row, with_state=True)
+        owner = journal.table.owners.name(row.owner)
+        place = self._append(codec.encode(record._replace(owner=owner, serial=row.serial)))
+        old = journal.segments.by_number.get(row.segment)
+        if old is not None:
+            old.live -= row.length
+        journal.retire_chain(int.from_bytes(row.digest, "little"))
+        journal.segments.tail.live += place.length
+        journal.table.relocate(
+            row, place, lambda moved: moved._replace(flags=moved.flags & ~CHAINED)
+        )
+
     def _move(self, row: Row, blob: bytes) -> None:
         """Copy a current record; one whose owner changed since is written anew."""
+        if row.flags & CHAINED:
+            self._make_whole(row)
+            return
         record = codec.decode_record(blob)
         owner = self._journal.table.owners.name(row.owner)
         if (record.head.epoch, record.owner, record.serial) != (row.epoch, owner, row.serial):

@@ -12,7 +12,11 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 FORMAT = "legato log 1"
-"""What the file ``FORMAT`` says; another version refuses to open."""
+"""What the file ``FORMAT`` says of a new folder; another version refuses to open."""
+
+GROWN_FORMAT = "legato log 2"
+"""What it says once the state of a sequence that grows is in it. Those who know the first
+format only would take such records for a torn end."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -37,5 +41,22 @@ def check_format(folder: Path) -> None:
             file=str(mark),
             fix=f"if they are Legato's, restore the file with the line '{FORMAT}'",
         )
-    claim_format(folder, FORMAT)
+    claim_format(folder, FORMAT, also=(GROWN_FORMAT,))
+    sync_folder(folder)
+
+
+def allow_growth(folder: Path) -> None:
+    """Mark a folder as one that may hold states in parts; durable when it returns.
+
+    Raises:
+        OSError: It could not be marked; the folder is as it was.
+    """
+    mark, fresh = folder / "FORMAT", folder / "FORMAT.new"
+    if mark.read_text("utf-8").strip() == GROWN_FORMAT:
+        return
+    with fresh.open("w", encoding="utf-8") as file:
+        file.write(GROWN_FORMAT + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(mark)
     sync_folder(folder)

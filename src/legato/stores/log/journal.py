@@ -14,13 +14,16 @@ from legato.core.ids import group_of
 from legato.core.types import Ending, EndReason, RecordHead
 from legato.stores import codec
 from legato.stores.codec import DELETE, PUT, Record, RecordError
+from legato.stores.log.chains import Chains, assemble, link_to
+from legato.stores.log.folder import allow_growth
 from legato.stores.log.segments import Place, Segments
-from legato.stores.log.table import DAMAGED, DEAD, LIVE, SUCCESSOR, Row, Table, digest_of
+from legato.stores.log.table import CHAINED, DAMAGED, DEAD, LIVE, SUCCESSOR, Row, Table, digest_of
 from legato.stores.rules import NEVER, Standing, expires
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from legato.core.pages import GrownRow
     from legato.core.types import SequenceKey, StateRow
     from legato.stores.elapsed import Elapsed
 
@@ -68,14 +71,23 @@ class Journal:
     """Table, segments and the counters between them."""
 
     def __init__(
-        self, table: Table, segments: Segments, time: Elapsed, *, tombstone_s: float, serial: int
+        self,
+        table: Table,
+        segments: Segments,
+        time: Elapsed,
+        *,
+        tombstone_s: float,
+        serial: int,
+        chains: Chains | None = None,
     ) -> None:
         self.table = table
         self.segments = segments
         self.time = time
         self.tombstone_s = tombstone_s
         self.serial = serial
+        self.chains = Chains() if chains is None else chains
         self.problem = ""
+        self._grows = False
         self._marked = time()
 
     def __repr__(self) -> str:
@@ -107,6 +119,9 @@ class Journal:
             raise RecordError(f"another sequence's record lies in its place: {record.key}")
         if record.head.incarnation != row.incarnation or record.head.step != row.step:
             raise RecordError(f"a record of step {record.head.step} lies in its place")
+        if record.growth is not None:
+            state = assemble(self.segments, record)
+            record = record._replace(kind=PUT, state=state, growth=None)
         if record.head.epoch != row.epoch:
             record = record._replace(head=replace(record.head, epoch=row.epoch))
         return record
@@ -233,6 +248,72 @@ class Journal:
         )
         return Change(key, digest, row, pieces, size, constants)
 
+    def compose_grown(
+        self,
+        key: SequenceKey,
+        key_bytes: bytes,
+        digest: int,
+        head: RecordHead,
+        state: GrownRow,
+        row: Row,
+        *,
+        touched: float,
+        before: tuple[bytes, Ending | None] = (b"", None),
+    ) -> Change | None:
+        """Prepare a record of what a step changed; ``None`` where a whole one is due.
+
+        Args:
+            key: The sequence,
+            key_bytes: encoded,
+            digest: and digested.
+            head: The content, with
+            state: its state, which says what the step changed.
+            row: The row of the record of the step before.
+            touched: Moment in the store's time.
+            before: As that record has them: the incarnation before, and how it ended.
+        """
+        if state.change is None or row.flags & DAMAGED:
+            return None
+        chain = self.chains.get(digest)
+        back = 1 if chain is None else len(chain.places) + 1
+        link = link_to(self.segments, row, back, state.nbytes)
+        if link is None or not self._may_grow():
+            return None
+        constants = codec.encode_constants(
+            head,
+            owner=self.table.owners.name(row.owner),
+            origin=row.origin,
+            before=before[0],
+            before_ending=before[1],
+        )
+        serial = self.next_serial()
+        pieces = codec.encode_grown(
+            serial, key_bytes, constants, head.epoch, head.step, touched, head.receipts, link, state
+        )
+        size = sum(map(len, pieces))
+        if not self.chains.room_for(row, digest, size):
+            return None
+        grown = row._replace(
+            epoch=head.epoch,
+            flags=row.flags | CHAINED,
+            step=head.step,
+            serial=serial,
+            touched=touched,
+            length=size,
+            state_bytes=state.nbytes,
+        )
+        return Change(key, digest, grown, pieces, size, constants)
+
+    def _may_grow(self) -> bool:
+        """Mark the folder as one with states in parts, once."""
+        if not self._grows:
+            try:
+                allow_growth(self.segments.folder)
+            except OSError:
+                return False  # a full disk, say: whole records are understood anyway
+            self._grows = True
+        return True
+
     def entomb(
         self, key: SequenceKey, found: Found, row: Row, reason: EndReason, at: float
     ) -> Change:
@@ -288,7 +369,10 @@ class Journal:
     def apply(self, change: Change, segment: int, offset: int) -> int:
         """Make a written record current; give its slot."""
         old = self.table.find(change.digest)
-        if old is not None:
+        if old is not None and change.row.flags & CHAINED:
+            behind = Place(old.segment, old.offset, old.length)
+            self.chains.extend(change.digest, behind, change.size)
+        elif old is not None:
             self._retire(old)
         file = self.segments.by_number[segment]
         file.live += change.size
@@ -341,10 +425,19 @@ class Journal:
         except StorageFullError:
             self._marked = self.time()
 
+    def retire_chain(self, digest: int) -> None:
+        """What lies behind the newest record of a key is needed no more."""
+        for place in self.chains.drop(digest):
+            segment = self.segments.by_number.get(place.segment)
+            if segment is not None:
+                segment.live -= place.length
+
     def _retire(self, row: Row) -> None:
         segment = self.segments.by_number.get(row.segment)
         if segment is not None:
             segment.live -= row.length
+        if row.flags & CHAINED:
+            self.retire_chain(int.from_bytes(row.digest, "little"))
 
 
 def head_of_row(row: Row) -> RecordHead:

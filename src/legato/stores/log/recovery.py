@@ -12,17 +12,22 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from legato.faults import fault
 from legato.stores import codec
-from legato.stores.codec import OWN, PREFIX_SIZE, PUT, SEAL, Frame, Glance, RecordError
+from legato.stores.codec import GROW, OWN, PREFIX_SIZE, PUT, SEAL, Frame, Glance, RecordError
+from legato.stores.log.chains import Chains, follow
 from legato.stores.log.checkpoint import Position, load_checkpoint
-from legato.stores.log.table import DAMAGED, DEAD, LIVE, SUCCESSOR, Row, Table, digest_of
+from legato.stores.log.table import CHAINED, DAMAGED, DEAD, LIVE, SUCCESSOR, Row, Table, digest_of
 from legato.stores.log.window import Window
 
 if TYPE_CHECKING:
     from legato.stores.log.segments import Segment, Segments
 
 _NO_INCARNATION = bytes(16)
+_NO_FLAGS = np.empty(0, np.uint8)
+_LIVING = (PUT, GROW)
 
 
 @dataclass(slots=True)
@@ -38,6 +43,7 @@ class Report:
         cut_bytes: Bytes cut off the last segment.
         notes: What a person should know, one sentence each.
         fresh_segment: Writing must go on in a new segment.
+        chains: What lies behind the newest record of sequences whose state is in parts.
     """
 
     serial: int = 0
@@ -48,6 +54,7 @@ class Report:
     cut_bytes: int = 0
     notes: list[str] = field(default_factory=list)
     fresh_segment: bool = False
+    chains: Chains = field(default_factory=Chains)
 
 
 class Recovery:
@@ -72,10 +79,26 @@ class Recovery:
             if number >= position.segment:
                 start = position.offset if number == position.segment else 0
                 self._scan(self._segments.by_number[number], start)
+        self._follow_chains()
         for number, size in self._table.bytes_by_segment().items():
             if number in self._segments.by_number:
                 self._segments.by_number[number].live = size
+        for place in self._report.chains.places():
+            self._segments.by_number[place.segment].live += place.length
         return self._report
+
+    def _follow_chains(self) -> None:
+        """Find what lies behind the newest records of states that are in parts."""
+        flags = self._table.columns()["flags"] if len(self._table) else _NO_FLAGS
+        for slot in np.flatnonzero((flags & (CHAINED | DAMAGED)) == CHAINED).tolist():
+            row = self._table.row(slot)
+            digest = int.from_bytes(row.digest, "little")
+            try:
+                self._report.chains.put(digest, follow(self._segments, row))
+            except RecordError as error:
+                self._report.damaged += 1
+                self._note(f"a state in segment {row.segment} cannot be put together: {error}")
+                self._table.set(digest, row._replace(flags=row.flags | DAMAGED))
 
     def _load_checkpoint(self) -> Position:
         loaded = load_checkpoint(self._segments.folder / "index.ckpt")
@@ -137,7 +160,9 @@ class Recovery:
             return
         if kind == OWN or (old is not None and old.serial > serial):
             return
-        flags = (LIVE if kind == PUT else DEAD) | (SUCCESSOR if succeeds else 0)
+        flags = (LIVE if kind in _LIVING else DEAD) | (SUCCESSOR if succeeds else 0)
+        if kind == GROW:
+            flags |= CHAINED
         born = segment if old is None else old.born
         model = self._model(key) if old is None else old.model
         row = Row(

@@ -39,7 +39,7 @@ from legato.stores.log.hot import HotCache
 from legato.stores.log.journal import Change, Found, Journal, OtherKeyError, head_of_row
 from legato.stores.log.recovery import Recovery
 from legato.stores.log.segments import SEGMENT_BYTES, Place, Segments
-from legato.stores.log.table import DAMAGED, DEAD, LIVE, Row, Table, digest_of
+from legato.stores.log.table import CHAINED, DAMAGED, DEAD, LIVE, Row, Table, digest_of
 from legato.stores.log.upkeep import Upkeep
 from legato.stores.rules import expires, judge_delete, judge_fork, judge_put, succeeded
 
@@ -131,6 +131,7 @@ class LogStore:
             self._time,
             tombstone_s=self._tombstone_s,
             serial=self.recovery.serial,
+            chains=self.recovery.chains,
         )
         self._hot = HotCache()
         self._commits = CommitPath(self._journal, self._hot, self.level)
@@ -410,7 +411,8 @@ class LogStore:
             if row.origin != origin or not row.live or now > expires(row.touched, row.ttl_s):
                 continue
             # Prefix, key, head and layout; the layout is not needed but cannot be told apart.
-            place = Place(row.segment, row.offset, row.length - row.state_bytes)
+            state_bytes = 0 if row.flags & CHAINED else row.state_bytes
+            place = Place(row.segment, row.offset, row.length - state_bytes)
             blob = self._segments.read(place)
             try:
                 record = codec.decode_head(blob or b"")

@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
     from legato.stores.log.segments import Place
 
-LIVE, DEAD, DAMAGED, SUCCESSOR = 1, 2, 4, 8
-"""Flags of a row; 0 = free. SUCCESSOR: the record names a predecessor."""
+LIVE, DEAD, DAMAGED, SUCCESSOR, CHAINED = 1, 2, 4, 8, 16
+"""Flags of a row; 0 = free. SUCCESSOR: the record names a predecessor. CHAINED: it says what
+its step changed, and the state goes on from the record before."""
 
 ROW = struct.Struct("<16s16sQddQIHHB3xQQdIIII")
 ROW_SIZE = ROW.size
@@ -36,6 +37,7 @@ PUBLISH = struct.Struct("<QQdIIII")
 PUBLISH_AT = ROW_SIZE - PUBLISH.size
 LOCATION = struct.Struct("<II")  # segment and offset
 LOCATION_AT = ROW_SIZE - 16
+FLAGS_AT = 72
 _GROW_ROWS = 1024
 _BLOCK_ROWS = 8 * 1024
 _NONE = np.empty(0, np.int64)

@@ -303,11 +303,11 @@ def test_a_folder_of_another_format_is_refused(tmp_path: Path) -> None:
     """An unknown FORMAT is named and nothing is touched."""
     made = tmp_path / "log"
     open_log(made).close()
-    (made / "FORMAT").write_text("legato log 2\n")
+    (made / "FORMAT").write_text("legato log 3\n")
 
-    with pytest.raises(ConfigError, match="legato log 2"):
+    with pytest.raises(ConfigError, match="legato log 3"):
         open_log(made)
-    assert (made / "FORMAT").read_text() == "legato log 2\n"
+    assert (made / "FORMAT").read_text() == "legato log 3\n"
 
 
 def test_segments_without_a_format_are_refused(tmp_path: Path) -> None:
