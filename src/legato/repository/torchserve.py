@@ -25,7 +25,7 @@ from legato.repository.ts_archive import Installed, install_requirements, open_a
 from legato.repository.ts_limits import flag, integer, limits
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 SEQUENCE_ID: Final = "ts_request_sequence_id"
@@ -205,11 +205,22 @@ def _merged(yaml: Mapping[str, Any], given: ArchiveSettings) -> tuple[dict[str, 
         else:
             notes.append(f"'{key}' must be {_NAMES[kind]}, not {value!r}: it is passed over")
     keys.update(_given(batchSize=given.batch_size, maxBatchDelay=given.max_batch_delay))
+    notes += _unserved(keys)
     for key in ("responseTimeout", "startupTimeout"):
         if integer(keys, key) <= 0:
             notes.append(f"'{key}' must be above 0: {_SECONDS} s are taken")
             keys[key] = _SECONDS
     return keys, notes
+
+
+def _unserved(keys: Mapping[str, Any]) -> Iterator[str]:
+    """Say which keys ask for what there is not."""
+    if flag(keys, "asyncCommunication"):
+        yield "'asyncCommunication' is passed over: a worker answers one batch after the other"
+    if keys.get("parallelType") or integer(keys, "parallelLevel") > 1:
+        yield "'parallelType' is passed over: a worker is one process, on one device"
+    if integer(keys.get("torchrun") or {}, "nproc-per-node", 1) > 1:
+        yield "'torchrun' is passed over: a worker is one process"
 
 
 def _given(**values: int | None) -> dict[str, int]:

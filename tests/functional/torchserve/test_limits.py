@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import pytest
-from tests.functional.torchserve.test_archives import ID, ODD, pack
+from tests.functional.torchserve.test_archives import ID, LONGER, ODD, pack
 
 ONE = ODD.replace("Workers: 2", "Workers: 1").replace("responseTimeout: 2", "responseTimeout: 20")
 
@@ -17,6 +17,8 @@ def served(torchserve, tmp_path_factory):
     folder = tmp_path_factory.mktemp("limits")
     pack(folder / "store", "ticket", "odd_handler.py", ONE + "useJobTicket: true\n")
     pack(folder / "store", "hasty", "odd_handler.py", ONE + "clientTimeoutInMills: 400\n")
+    slow = LONGER.replace("Workers: 2", "Workers: 1") + "maxBatchDelay: 3000\n"
+    pack(folder / "store", "patient", "stateful_handler.py", slow)
     return torchserve("--ncs", "--disable-token-auth", "--models", "all", folder=folder)
 
 
@@ -68,3 +70,27 @@ def test_a_client_is_told_that_its_time_is_over(served, client) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert on_stream.status.code == grpc.StatusCode.DEADLINE_EXCEEDED.value[0]
     assert (after.status, after.json["count"]) == (200, 2)
+
+
+def test_a_batch_waits_for_sequences_that_live_and_for_no_others(served) -> None:
+    """``maxBatchDelay`` is the longest wait: nobody waits alone, nor when all have come."""
+
+    def step(name: str) -> str:
+        return served.step(name, 1, model="patient").text
+
+    began = time.monotonic()
+    alone = [step("one") for _ in range(3)]
+    lone_s = time.monotonic() - began
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(step, ("one", "two")))
+        began = time.monotonic()
+        together = list(pool.map(step, ("one", "two")))
+        together_s = time.monotonic() - began
+    began = time.monotonic()
+    step("one")  # 'two' lives, and says nothing
+    waited_s = time.monotonic() - began
+
+    assert (alone, together) == (["1", "2", "3"], ["5", "2"])
+    assert lone_s < 2.9
+    assert together_s < 2.9
+    assert 2.5 < waited_s < 20

@@ -209,3 +209,21 @@ def test_settings_take_what_is_theirs() -> None:
     settings = ArchiveSettings.of({"job_queue_size": 5, "inference_address": "x"})
 
     assert settings.job_queue_size == 5
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({"asyncCommunication": True}, "asyncCommunication"),
+        ({"parallelType": "tp"}, "parallelType"),
+        ({"torchrun": {"nproc-per-node": 4}}, "torchrun"),
+        ({"asyncCommunication": False, "parallelType": "", "torchrun": {"nnodes": 1}}, ""),
+    ],
+)
+def test_keys_that_ask_for_what_there_is_not_are_named(tmp_path, keys, said: str) -> None:
+    """The archive is served, and the log says which of its keys are passed over."""
+    config = load_archive(mar(tmp_path / "m.mar", members(**keys)))
+
+    notes = config.options["notes"]
+    assert len(notes) == bool(said)
+    assert all(said in note and "passed over" in note for note in notes)

@@ -221,10 +221,8 @@ class Front:
 
 def _handler_metrics(properties: Properties, file: Path | None) -> HandlerMetrics:
     """Show what is declared; everything where nothing was said of it."""
-    declared = None
-    if not properties.shows_all_metrics:
-        declared = {(one.kind, one.name) for one in properties.declared_metrics()}
-    return HandlerMetrics(declared, NAMES, file)
+    declared = {(one.kind, one.name): one.unit for one in properties.declared_metrics()}
+    return HandlerMetrics(declared, NAMES, file, everything=properties.shows_all_metrics)
 
 
 _CORS: Final = ("origin", "methods", "headers")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from legato.observe.log import get_logger
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
 log = get_logger()
@@ -97,18 +97,22 @@ class HandlerMetrics:
     """Takes what handlers measure.
 
     Args:
-        declared: Kind and name of what is shown; ``None`` = everything.
+        declared: Kind and name of metrics to the unit that they are declared with.
+        everything: What is not declared is shown, too.
         taken: Names that are not a handler's to use.
         file: Where each value is written, too; ``None`` = nowhere.
     """
 
     def __init__(
         self,
-        declared: Collection[tuple[str, str]] | None = None,
+        declared: Mapping[tuple[str, str], str] | None = None,
         taken: Iterable[str] = (),
         file: Path | None = None,
+        *,
+        everything: bool = True,
     ) -> None:
-        self._declared = declared
+        self._declared = declared or {}
+        self._everything = everything
         self._taken = frozenset(taken)
         self._host = socket.gethostname()
         self._families: dict[str, _Family] = {}
@@ -123,10 +127,11 @@ class HandlerMetrics:
     def take(self, measured: Iterable[Any]) -> None:
         """Take values as :meth:`legato.runtimes.torchserve.metrics.Metrics.take` gives them."""
         with self._lock:
-            for kind, name, unit, value, labels, request in measured:
+            for kind, name, sent, value, labels, request in measured:
+                unit = self._declared.get((kind, name), sent)
                 if self._file is not None:
-                    self._write(kind, name, unit, value, labels, request)
-                if self._declared is None or (kind, name) in self._declared:
+                    self._write(name, unit, value, labels, request)
+                if self._everything or (kind, name) in self._declared:
                     self._add(kind, name, unit, value, labels)
 
     def _add(self, kind: str, name: str, unit: str, value: float, labels: Any) -> None:
@@ -164,13 +169,14 @@ class HandlerMetrics:
             self._refused.add(name)
             log.warning("handler_metric_left_out", metric=name[:200], problem=problem)
 
-    def _write(self, kind: str, name: str, unit: str, value: Any, labels: Any, asked: str) -> None:
+    def _write(self, name: str, unit: str, value: Any, labels: Any, asked: str) -> None:
         """Write a value as TorchServe does."""
         shown = ",".join(f"{key}:{text}" for key, text in labels)
-        line = f"{name}.{unit}:{value}|#{shown}|#type:{kind.upper()}|#hostname:{self._host}"
-        line += f",{int(time.time())}" + (f",{asked}" if asked else "")
+        request = f"requestID:{asked}," if asked else ""
+        seen = f"#hostname:{self._host},{request}timestamp:{int(time.time())}"
+        line = f"{name}.{unit}:{value}|#{shown}|{seen}".replace("\n", " ")
         if self._file is not None:
-            self._file.handle(logging.makeLogRecord({"msg": line.replace("\n", " ")}))
+            self._file.handle(logging.makeLogRecord({"msg": line}))
 
     def close(self) -> None:
         """Close the file."""
@@ -191,5 +197,6 @@ def _logger(file: Path) -> logging.Handler:
     handler = RotatingFileHandler(
         file, maxBytes=_FILE_BYTES, backupCount=_FILES, encoding="utf-8", delay=True
     )
-    handler.setFormatter(logging.Formatter("%(asctime)s - %(message)s", "%Y-%m-%dT%H:%M:%S"))
+    form = "%(asctime)s,%(msecs)03d - %(message)s"
+    handler.setFormatter(logging.Formatter(form, "%Y-%m-%dT%H:%M:%S"))
     return handler

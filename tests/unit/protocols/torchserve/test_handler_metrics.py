@@ -51,7 +51,8 @@ def test_histograms_are_buckets_with_sum_and_count() -> None:
 
 def test_only_what_is_declared_is_shown() -> None:
     """Of the kind that it was declared with."""
-    metrics = HandlerMetrics(declared={("counter", "c"), ("gauge", "g")})
+    declared = {("counter", "c"): "count", ("gauge", "g"): "ms"}
+    metrics = HandlerMetrics(declared, everything=False)
 
     metrics.take([measured("counter", name, 1) for name in "cdg"])
 
@@ -94,16 +95,20 @@ def test_the_number_of_series_is_bounded(monkeypatch) -> None:
 
 
 def test_each_value_is_written_as_torchserve_writes_it(tmp_path) -> None:
-    """Declared or not."""
+    """Declared or not; with the declared unit where there is one."""
     file = tmp_path / "logs" / "model_metrics.log"
-    metrics = HandlerMetrics(declared=(), file=file)
+    metrics = HandlerMetrics({("counter", "d"): "pieces"}, file=file, everything=False)
 
-    metrics.take([measured("counter", "c", 2)])
+    metrics.take([measured("counter", "c", 2), measured("counter", "d", 1, [], "")])
     metrics.close()
 
-    line = r"\S+ - c\.Count:2\|#ModelName:m,Level:Model\|#type:COUNTER\|#hostname:[^,]+,\d+,r\n"
+    line = (
+        r"[\d-]{10}T[\d:]{8},\d{3} - c\.Count:2\|#ModelName:m,Level:Model"
+        r"\|#hostname:[^,]+,requestID:r,timestamp:\d+\n"
+        r"\S+ - d\.pieces:1\|#\|#hostname:[^,]+,timestamp:\d+\n"
+    )
     assert re.fullmatch(line, file.read_text())
-    assert values(metrics) == {}
+    assert values(metrics) == {"d": 1}
 
 
 def test_the_page_shows_them_behind_the_servers(bench) -> None:
