@@ -87,7 +87,7 @@ class Server:
         self.garbage = Garbage()
         self.recorder = Recorder(self.engine, options.data)
         repository = _ovms_repository(options)
-        self.catalog = _catalog(self.engine, repository, options)
+        self.catalog = _catalog(self.engine, repository, options, settings.restarts)
         self.ovms_metrics = repository.metrics() if repository is not None else ()
         self.requests = ovms_metrics.Requests() if self.ovms_metrics else None
         self.api = Api(self.engine, self.recorder)
@@ -195,15 +195,20 @@ def _ovms_repository(options: ServerSettings) -> ovms.OvmsRepository | None:
 
 
 def _catalog(
-    engine: Engine, repository: ovms.OvmsRepository | None, options: ServerSettings
+    engine: Engine,
+    repository: ovms.OvmsRepository | None,
+    options: ServerSettings,
+    restarts: int,
 ) -> Catalog:
     """Return what knows the models: the engine, or a repository that is followed."""
     if options.triton is not None:
         asked = triton.Options.model_validate(options.triton)
+        kept = options.data if options.store != "memory" else None
+        notes = kept / "triton-models.json" if kept is not None else None
         return Controlled(
             engine,
-            triton.TritonRepository(asked),
-            strict=asked.exit_on_error,
+            triton.TritonRepository(asked, notes=notes, resume=restarts > 0),
+            strict=asked.exit_on_error and not restarts,
             ready_without=not asked.strict_readiness,
         )
     if repository is None:

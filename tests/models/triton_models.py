@@ -156,6 +156,23 @@ CROSSED = (
     }"""
 )
 
+CROSSED_JSON = {
+    "backend": "onnxruntime",
+    "max_batch_size": 8,
+    "input": [{"name": "INPUT", "data_type": "TYPE_FP32", "dims": [1]}],
+    "output": [
+        {"name": "Z_OUT", "data_type": "TYPE_FP32", "dims": ["1"]},
+        {"name": "Y_OUT", "data_type": "TYPE_FP32", "dims": ["1"]},
+    ],
+    "sequence_batching": {
+        "max_sequence_idle_microseconds": "60000000",
+        "state": [
+            {"input_name": first, "output_name": second, "data_type": "TYPE_FP32", "dims": [1]}
+            for first, second in (("A_IN", "Z_OUT"), ("B_IN", "Y_OUT"))
+        ],
+    },
+}
+
 
 def crossed() -> onnx.ModelProto:
     """``Z_OUT = A_IN + x`` and ``Y_OUT = B_IN + 10 x``: sorted by name, the pairs would cross."""

@@ -223,6 +223,34 @@ def test_sequences_survive_kill_9(start, repository, tmp_path) -> None:
     assert answers == [(3, 30), (3, 30)]
 
 
+def test_models_that_clients_loaded_come_back_after_kill_9(start, repository, tmp_path) -> None:
+    """With the config and files that they were given, and their sequences."""
+    server = start(repository, EXPLICIT, f"--data={tmp_path / 'data'}")
+    client = server.client()
+    client.load_model("one")
+    client.load_model("two")
+    client.unload_model("two")
+    config = models.CROSSED_JSON
+    client.load_model(
+        "given",
+        config=json.dumps(config),
+        files={"file:1/model.onnx": models.crossed().SerializeToString()},
+    )
+    step(client, "one", 1, 7, sequence_start=True)
+    step(client, "given", 1, 7, sequence_start=True)
+
+    os.kill(server.served.pid, signal.SIGKILL)
+    server.served.await_ready(2)
+    client = server.client()
+    answers = [told(step(client, "one", 2, 7)), told(step(client, "given", 2, 7), "Z_OUT")]
+
+    assert answers == [3, 3]
+    assert [line[2] for line in index(client)] == ["READY", "READY", ""]
+    server.served.stop()
+    begun = start(repository, EXPLICIT, f"--data={tmp_path / 'data'}")
+    assert [line[2] for line in index(begun.client())] == ["", ""]
+
+
 def test_a_backlog_is_bounded(start, tmp_path) -> None:
     """``max_candidate_sequences`` live, a bounded number waits, further ones are refused."""
     models.write_accumulator(tmp_path, "oldest { max_candidate_sequences: 1 }", "one")

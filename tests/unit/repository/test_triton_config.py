@@ -450,6 +450,48 @@ def test_files_must_stay_in_their_model(tmp_path: Path) -> None:
             repository.ask("m", "{}", {name: b""})
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        'default_model_filename: "../1/model.onnx"',
+        state(FIRST.replace("zero_data: true", 'data_file: "/etc/x"')),
+        HEAD
+        + """model_warmup [ { name: "w" inputs { key: "x" value {
+          data_type: TYPE_FP32 dims: [ 3 ] input_data_file: "../x" } } } ]""",
+    ],
+)
+def test_a_config_names_files_of_its_model_only(tmp_path: Path, config: str) -> None:
+    """A client who may give configs may not read the server's files with them."""
+    assert "must name a file in" in problem_of(tmp_path, config)
+
+
+def test_what_was_asked_for_is_remembered_after_a_crash(tmp_path: Path) -> None:
+    """And by no server that a person starts anew."""
+    put(tmp_path / "models", HEAD)
+    put(tmp_path / "models", HEAD, name="other")
+    options = Options(repositories=(tmp_path / "models",), mode="explicit", load=("other",))
+    notes = tmp_path / "notes.json"
+    first = TritonRepository(options, notes=notes)
+    first.ask("m", '{"backend": "onnxruntime", "max_batch_size": 3}')
+    first.forget("other")
+
+    again = TritonRepository(options, notes=notes, resume=True).read()
+    anew = TritonRepository(options, notes=notes).read()
+
+    assert {name: m.versions["1"].max_batch_size for name, m in again.models.items()} == {"m": 3}
+    assert list(anew.models) == ["other"]
+
+
+def test_notes_that_cannot_be_read_are_passed_over(tmp_path: Path) -> None:
+    """The command line stands."""
+    put(tmp_path / "models", HEAD)
+    options = Options(repositories=(tmp_path / "models",), mode="explicit", load=("m",))
+    notes = tmp_path / "notes.json"
+    notes.write_text("{")
+
+    assert list(TritonRepository(options, notes=notes, resume=True).read().models) == ["m"]
+
+
 def test_the_stamp_of_a_version_changes_with_its_files(tmp_path: Path) -> None:
     """So that it is loaded again."""
     put(tmp_path, HEAD)

@@ -56,6 +56,18 @@ def check_repository(folder: Path) -> None:
         )
 
 
+def inside(folder: Path, name: str, key: str) -> Path:
+    """Return a file that a config names; it lies in the folder.
+
+    Raises:
+        ConfigError: It does not: a client who may give configs may not name any file.
+    """
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise ConfigError(f"'{name}' must name a file in {folder}", key=key)
+    return folder / path
+
+
 def find_models(repository: Path) -> list[Path]:
     """List the model folders of a repository.
 
@@ -137,7 +149,7 @@ def model_file(config: pb.ModelConfig, folder: Path, backend: str) -> Path:
     if config.default_model_filename:
         names = (config.default_model_filename,)
     for name in names:
-        path = folder / name
+        path = inside(folder, name, "default_model_filename")
         if path.is_dir() and (path / names[0]).is_file():
             return path / names[0]  # weights kept beside the graph, in a folder of its name
         if path.is_file():

@@ -21,6 +21,7 @@ from legato.repository.triton.folders import (
     CONFIG,
     TRITON_CLASS,
     backend_of,
+    inside,
     model_file,
     python_class,
 )
@@ -288,7 +289,8 @@ def _warm(warmup: pb.ModelWarmup, model: Path, config: pb.ModelConfig) -> dict[s
             "random": kind == "random_data",
         }
         if kind == "input_data_file":
-            inputs[name]["file"] = model / "warmup" / given.input_data_file
+            file = inside(model / "warmup", given.input_data_file, "input_data_file")
+            inputs[name]["file"] = file
     return {
         "name": warmup.name,
         "rows": max(1, warmup.batch_size),

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from legato.core.errors import ConfigError
+from legato.repository.triton.asked import Asked, GivenFiles, Notes
 from legato.repository.triton.folders import (
     CONFIG,
     check_repository,
@@ -24,6 +23,7 @@ from legato.repository.wanted import RepositoryError, Wanted, WantedModel
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
     from legato.repository.config import ModelConfig
     from legato.repository.triton.options import Options
@@ -32,28 +32,24 @@ ALL = "*"
 NO_FILES: Mapping[str, bytes] = MappingProxyType({})
 
 
-class Asked(NamedTuple):
-    """How a client wants a model: as it is in the repository, or otherwise.
-
-    Attributes:
-        config: JSON in place of ``config.pbtxt``.
-        folder: Holds the model's folder with files that the client gave.
-    """
-
-    config: str | None = None
-    folder: tempfile.TemporaryDirectory[str] | None = None
-
-
 class TritonRepository:
     """What is to be served by the rules of Triton.
+
+    Args:
+        options: What was asked for on the command line.
+        notes: Where to write down what clients ask for; ``None`` = nowhere.
+        resume: Serve what was written down: the process before this one crashed.
 
     Attributes:
         explicit: Only models that were asked for are served.
         poll_s: Seconds between looks at the files; 0 = never.
     """
 
-    def __init__(self, options: Options) -> None:
+    def __init__(
+        self, options: Options, *, notes: Path | None = None, resume: bool = False
+    ) -> None:
         self._options = options
+        self._notes = Notes(notes)
         self.explicit = options.mode == "explicit"
         self.poll_s = options.poll_s if options.mode == "poll" else 0.0
         self._asked: dict[str, Asked] = {}
@@ -66,6 +62,9 @@ class TritonRepository:
                         key="--load-model",
                     )
                 self._asked = {name: Asked() for name in self._folders({})}
+            if resume:
+                self._asked = self._notes.read(self._asked)
+            self._notes.write(self._asked)
 
     def read(self) -> Wanted:
         """Say what is wanted now.
@@ -123,7 +122,7 @@ class TritonRepository:
                 key="file",
                 fix="send the model's config with its files",
             )
-        asked = Asked(config, _written(name, files) if files else None)
+        asked = Asked(config, GivenFiles.write(name, files) if files else None)
         problems: dict[str, str] = {}
         folders = self._folders(problems)
         if name not in folders and not files:
@@ -132,11 +131,13 @@ class TritonRepository:
             raise ConfigError(problems[name])
         model = self._model(name, folders, asked)
         self._asked[name] = asked
+        self._notes.write(self._asked)
         return model
 
     def forget(self, name: str) -> None:
         """Want a model no more."""
         self._asked.pop(name, None)
+        self._notes.write(self._asked)
 
     # -- models --------------------------------------------------------------------------------
 
@@ -163,7 +164,7 @@ class TritonRepository:
         Raises:
             ConfigError: None of them can be.
         """
-        home = folders.get(name) if asked.folder is None else Path(asked.folder.name) / name
+        home = folders.get(name) if asked.given is None else asked.given.folder / name
         if home is None:
             raise ConfigError(
                 f"failed to load '{name}', failed to poll from model repository",
@@ -231,24 +232,3 @@ class TritonRepository:
             if error.file:
                 raise
             raise ConfigError(error.problem, file=source, key=error.key, fix=error.fix) from None
-
-
-def _written(name: str, files: Mapping[str, bytes]) -> tempfile.TemporaryDirectory[str]:
-    """Write a client's files into a model folder of their own.
-
-    Raises:
-        ConfigError: A name is none, or leads out of it.
-    """
-    folder = tempfile.TemporaryDirectory(prefix="legato-triton-")
-    for key, content in files.items():
-        path = Path(key.removeprefix("file:"))
-        version = path.parts[0] if path.parts else ""
-        if not version.isdecimal() or len(path.parts) < 2 or ".." in path.parts:
-            folder.cleanup()
-            raise ConfigError(
-                f"'{key}' is no name of a model's file", fix="write it as 'file:<version>/<name>'"
-            )
-        target = Path(folder.name) / name / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content)
-    return folder

@@ -12,12 +12,15 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from legato.repository.triton.checks import BOOLEANS, CORRID, END, READY, START
+from legato.repository.triton.folders import inside
 from legato.repository.triton.gen import model_config_pb2 as pb
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 IDLE_US: Final = 1_000_000
+MOST_STEPS: Final = 1024
+"""Unanswered steps of one sequence; Triton knows no limit, and its load generator sends many."""
 _KINDS = {START: "start", READY: "ready", END: "end", CORRID: "correlation_id"}
 _DTYPES = {
     "int32_false_true": "int32", "fp32_false_true": "float32", "bool_false_true": "bool",
@@ -76,7 +79,8 @@ def states(config: pb.ModelConfig, model: Path) -> list[dict[str, Any]]:
         for initial in state.initial_state:
             entry["first_shape"] = [*batch, *initial.dims]
             if initial.WhichOneof("state_data") == "data_file":
-                entry["initial"] = str(model / "initial_state" / initial.data_file)
+                folder = model / "initial_state"
+                entry["initial"] = str(inside(folder, initial.data_file, "data_file"))
         made.append(entry)
     return made
 
@@ -88,6 +92,7 @@ def sequence_rules(config: pb.ModelConfig, instances: int) -> dict[str, Any]:
         "sequenced": True,
         "wait_for": "live",
         "sequences": {
+            "max_queued_steps": MOST_STEPS,
             "idle_timeout_s": (batching.max_sequence_idle_microseconds or IDLE_US) / 1e6,
             "iterative": batching.iterative_sequence,
         },
