@@ -1,6 +1,7 @@
 # Everything a developer does, by name. Needs Python 3.11 or later, make and git.
 #   make demo    the whole set-up, then the main job on real audio
 #   make test    the whole set-up, then every test
+#   make test-torch   the tests of PyTorch models; installs PyTorch, which is large
 #   make test-long   the kill tests with 1,000 kills: about 45 minutes
 #   make check   format, lint, types, generated code, import direction, docs: fast
 #   make bench   the benchmark suite; writes docs/benchmarks.md
@@ -28,7 +29,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 # LEGATO_TEST_EXPIRY_REQUESTS=100000 make test ARGS="-k lost_at_expiry": five times as many
 ARGS ?=
 
-.PHONY: help setup assets demo test test-long check format bench bench-million bench-triton perf-analyzer bench-openvino bench-torchserve docs clean
+.PHONY: help setup assets demo test test-torch test-long check format bench bench-million bench-triton perf-analyzer bench-openvino bench-torchserve docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -47,6 +48,11 @@ demo: assets
 
 test: assets
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-torch: assets
+	@$(BIN)/python -c "import torch" 2>/dev/null || \
+		$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch]"
+	@$(BIN)/python -m pytest tests/unit/runtimes/torch tests/functional/torch $(ARGS)
 
 test-long: assets
 	@LEGATO_KILLS=1000 $(BIN)/python -m pytest tests/fault/server $(ARGS)
