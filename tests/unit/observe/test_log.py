@@ -11,7 +11,7 @@ import orjson
 import pytest
 import structlog
 
-from legato.observe.log import configure, get_logger
+from legato.observe.log import configure, get_logger, write_levels, written_levels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 def restored() -> Iterator[None]:
     """Give the process its logging back."""
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    handlers, level, written = root.handlers, root.level, written_levels()
     yield
     structlog.reset_defaults()
+    write_levels(written)
     root.handlers, root.level = handlers, level
 
 
@@ -155,3 +156,32 @@ def test_unknown_form_or_level_is_refused(form: str, level: str) -> None:
     """A misspelt setting is told, not defaulted."""
     with pytest.raises(ValueError, match="must be"):
         configure(form, level)  # type: ignore[arg-type]
+
+
+def test_levels_may_be_changed_while_the_process_runs() -> None:
+    """Each by itself, also for loggers that have written before; critical events always."""
+    stream = io.StringIO()
+    configure("json", "warning", stream, cache=True)
+    log = get_logger()
+    log.warning("first")
+    log.info("not_yet")
+
+    write_levels(frozenset({"debug", "info", "error"}))
+    for level in ("debug", "info", "warning", "error", "critical"):
+        getattr(log, level)(level)
+    write_levels(frozenset())
+    try:
+        raise ValueError
+    except ValueError:
+        log.exception("silent")
+
+    events = [orjson.loads(line)["event"] for line in stream.getvalue().splitlines()]
+    assert events == ["first", "debug", "info", "error", "critical"]
+    assert written_levels() == frozenset()
+
+
+def test_the_chosen_level_is_what_is_written() -> None:
+    """It and those above."""
+    to_json("warning")
+
+    assert written_levels() == {"warning", "error"}

@@ -6,12 +6,11 @@ Most requests want no such thing, and pay for one look at ``KserveStep.finishing
 from __future__ import annotations
 
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from legato.core.errors import ModelSaysError, ServerError
-from legato.core.reply import decode_reply
+from legato.core.errors import ServerError
 from legato.core.types import OutputHeader, Reply, Step
 from legato.protocols.kserve.classes import Classes
 from legato.protocols.kserve.datatypes import element_count
@@ -19,7 +18,7 @@ from legato.protocols.kserve.memory import Place, Region, Regions, disabled
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Mapping
 
     from legato.protocols.kserve.ports import EnginePort
 
@@ -71,25 +70,6 @@ class _Target(NamedTuple):
     offset: int
     byte_size: int
     classes: Classes | None
-
-
-class Part(NamedTuple):
-    """An answer that is not the last one to its request."""
-
-    headers: tuple[OutputHeader, ...]
-    data: tuple[bytes, ...]
-
-
-def parts_of(body: bytes, meta: Mapping[str, Any]) -> Iterator[Part | ModelSaysError]:
-    """Take apart what ``Step.partial`` is called with for a decoupled model.
-
-    One answer in the form of a receipt, an error, or several of them that leave together.
-    """
-    for part, said in meta.get("parts", [(body, meta)]):
-        if "error" in said:
-            yield ModelSaysError(said["error"], said.get("category", "internal"))
-        else:
-            yield Part(*decode_reply(part))
 
 
 def wish_of(tensor: str, place: Place | None, classes: object) -> OutputWish | None:

@@ -20,12 +20,13 @@ from legato.core.types import KSERVE, Reply
 from legato.protocols.http.body import ClientGoneError, TooLargeError
 from legato.protocols.kserve import rest_answers as answers
 from legato.protocols.kserve.datatypes import numpy_dtype, wire_name
-from legato.protocols.kserve.delivery import KserveStep, parts_of
+from legato.protocols.kserve.delivery import KserveStep
 from legato.protocols.kserve.describe import client_inputs
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.parameters import apply, apply_step_header, interpret
 from legato.protocols.kserve.rest_codec import flat_elements, json_values
 from legato.protocols.rpc.service import RpcError, Status
+from legato.runtimes.triton_python.exchange import from_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -159,7 +160,7 @@ class _Run:
                 BusyError(f"the client has not taken {_MOST_WAITING} answers; no more are kept")
             )
             return
-        for part in parts_of(body, meta):
+        for part in from_part(body, meta):
             if isinstance(part, ModelSaysError):
                 self._waiting.put_nowait({"error": part.message})
             else:

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Literal
 
 from legato.core.errors import ClientError, ModelSaysError, ServerError
 from legato.core.types import KSERVE, Reply
-from legato.protocols.kserve.delivery import KserveStep, finished, parts_of, prepare
+from legato.protocols.kserve.delivery import KserveStep, finished, prepare
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.from_core import ReplyWriter, stream_error
 from legato.protocols.kserve.parameters import apply_step_header
 from legato.protocols.kserve.special import adopt
 from legato.protocols.kserve.to_core import fill
 from legato.protocols.rpc.service import RpcError, Status
+from legato.runtimes.triton_python.exchange import from_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -363,7 +364,7 @@ class InferStream:
 
     def answered_in_part(self, step: _StreamStep, body: bytes, meta: dict[str, Any]) -> None:
         """Send answers of a decoupled model that are not the last to their request."""
-        for part in parts_of(body, meta):
+        for part in from_part(body, meta):
             if self._over or step not in self._loose:
                 return
             outcome: Outcome

@@ -207,7 +207,13 @@ async def test_infer_is_refused(engine, kit) -> None:
 
 async def test_each_answer_is_an_event(engine) -> None:
     """An error among them, too; an empty last one is none."""
-    model = Answers(engine, EMPTY, part(), (b"", {"error": "too loud"}), part(b"\0\0\0\x40"))
+    model = Answers(
+        engine,
+        EMPTY,
+        part(),
+        (b"", {"error": "too loud", "category": "internal"}),
+        part(b"\0\0\0\x40"),
+    )
 
     answer = await client(model).post(
         "/v2/models/accumulator/generate_stream", json={"INPUT": 1, "id": "r"}
@@ -255,8 +261,8 @@ async def test_generate_takes_the_one_answer(engine) -> None:
 
 async def test_generate_fails_with_the_one_answer(engine) -> None:
     """An error is no answer with status 200."""
-    answer = await client(Answers(engine, EMPTY, (b"", {"error": "too loud"}))).post(
-        "/v2/models/accumulator/generate", json={"INPUT": 1}
-    )
+    answer = await client(
+        Answers(engine, EMPTY, (b"", {"error": "too loud", "category": "internal"}))
+    ).post("/v2/models/accumulator/generate", json={"INPUT": 1})
 
     assert (answer.status_code, answer.json()) == (500, {"error": "too loud"})
