@@ -14,13 +14,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from legato.stores import codec
-from legato.stores.codec import RecordError
+from legato.stores import codec, grown
+from legato.stores.codec import GROW, RecordError
+from legato.stores.grown import Link
 from legato.stores.log.segments import Place
 
 if TYPE_CHECKING:
     from legato.core.types import StateRow
-    from legato.stores.codec import Link, Record
+    from legato.stores.codec import Record
     from legato.stores.log.segments import Segments
     from legato.stores.log.table import Row
 
@@ -112,9 +113,8 @@ def link_to(segments: Segments, row: Row, back: int, state_bytes: int) -> Link |
     head = segments.read(Place(row.segment, row.offset, _CHECKSUM_BYTES))
     if head is None:
         return None
-    return codec.Link(
-        row.segment, row.offset, row.length, codec.read_checksum(head), back, state_bytes
-    )
+    checksum = codec.read_checksum(head)
+    return Link(state_bytes, row.segment, row.offset, row.length, checksum, back)
 
 
 def follow(segments: Segments, row: Row) -> Chain:
@@ -146,9 +146,9 @@ def assemble(segments: Segments, record: Record) -> StateRow:
     """
     growths = []
     newest = record
-    while record.growth is not None:
-        growths.append(record.growth)
-        link = record.growth.link
+    while record.kind == GROW:
+        growths.append(grown.decode_growth(record.growth))
+        link = growths[-1].link
         data = segments.read(Place(link.segment, link.offset, link.length))
         _check_is(data, link)
         before = codec.decode_record(data or b"")
@@ -160,7 +160,7 @@ def assemble(segments: Segments, record: Record) -> StateRow:
             raise RecordError(f"its state consists of more than {MOST_LINKS} records")
     if record.state is None:
         raise RecordError("the record that its state goes on from holds none")
-    return codec.combine(record.state, growths[::-1])
+    return grown.combine(record.state, growths[::-1])
 
 
 def _link_at(segments: Segments, place: Place) -> Link | None:
@@ -168,11 +168,11 @@ def _link_at(segments: Segments, place: Place) -> Link | None:
     if head is None:
         raise RecordError(f"a part of its state is missing from segment {place.segment}")
     try:
-        return codec.read_link(head)
+        return grown.read_link(head)
     except RecordError:
         if len(head) == place.length:
             raise
-    return codec.read_link(segments.read(place) or b"")  # a head of many receipts
+    return grown.read_link(segments.read(place) or b"")  # a head of many receipts
 
 
 def _check_is(data: bytes | None, link: Link) -> None:

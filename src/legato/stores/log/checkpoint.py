@@ -17,14 +17,15 @@ import struct
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from xxhash import xxh3_64, xxh3_64_intdigest
+from xxhash import xxh3_64
 
 from legato.faults import fault
 from legato.stores.base import StoreFailedError
 from legato.stores.log.folder import sync_folder
-from legato.stores.log.table import ROW_SIZE
+from legato.stores.log.table import PAGE_BYTES, PAGE_ROWS, ROW_SIZE
 
 if TYPE_CHECKING:
+    from io import FileIO
     from pathlib import Path
 
     from legato.stores.log.segments import Segments
@@ -35,7 +36,6 @@ _FORMAT = 1
 _HEADER = struct.Struct("<8sIIQIQQd")
 _FOOTER = struct.Struct("<I")
 _CHECKSUM = struct.Struct("<Q")
-_SLICE_ROWS = 16 * 1024  # about 2 MiB
 
 
 class Position(NamedTuple):
@@ -51,7 +51,8 @@ class Loaded(NamedTuple):
     """A checkpoint as read."""
 
     position: Position
-    rows: bytearray
+    pages: list[bytearray]
+    rows: int
     models: list[str]
     owners: list[str]
 
@@ -78,10 +79,10 @@ class CheckpointWriter:
 
     def step(self) -> bool:
         """Write one slice; true when all is written and :meth:`place` may be called."""
-        if self._at < self._count:
-            stop = min(self._at + _SLICE_ROWS, self._count)
-            self._write(self._table.snapshot_rows(self._at, stop))
-            self._at = stop
+        left = self._count - self._at * PAGE_ROWS
+        if left > 0:
+            self._write(self._table.page_bytes(self._at, left))
+            self._at += 1
             return False
         names = {"models": self._table.models.all(), "owners": self._table.owners.all()}
         footer = json.dumps(names).encode()
@@ -119,24 +120,39 @@ def load_checkpoint(path: Path) -> Loaded | str:
     """Read a checkpoint, or say why it cannot be used."""
     try:
         with path.open("rb", buffering=0) as file:
-            data = bytearray(os.fstat(file.fileno()).st_size)
-            if file.readinto(data) != len(data):
-                return "the checkpoint could not be read whole"
+            return _load(file)
     except FileNotFoundError:
         return "there is no checkpoint"
-    tail = _FOOTER.size + _CHECKSUM.size
-    if len(data) < _HEADER.size + tail:
+
+
+def _load(file: FileIO) -> Loaded | str:
+    """Read the rows to where they stay: at a million sequences a copy would double the memory."""
+    size = os.fstat(file.fileno()).st_size
+    header = file.read(_HEADER.size)
+    if size < _HEADER.size + _FOOTER.size + _CHECKSUM.size or len(header) < _HEADER.size:
         return "the checkpoint is cut short"
-    (stored,) = _CHECKSUM.unpack_from(data, len(data) - _CHECKSUM.size)
-    with memoryview(data) as view, view[: -_CHECKSUM.size] as body:
-        if stored != xxh3_64_intdigest(body):
-            return "the checksum of the checkpoint does not match"
-    magic, version, row_size, count, segment, offset, serial, time = _HEADER.unpack_from(data)
+    magic, version, row_size, count, segment, offset, serial, time = _HEADER.unpack(header)
+    rest_size = size - _HEADER.size - count * ROW_SIZE
     if magic != _MAGIC or version != _FORMAT or row_size != ROW_SIZE:
         return f"the checkpoint has format {version}"
-    (footer_size,) = _FOOTER.unpack_from(data, len(data) - tail)
-    footer = json.loads(bytes(data[len(data) - tail - footer_size : len(data) - tail]))
-    # Cut to the rows in place: at a million sequences a copy would double the memory.
-    del data[_HEADER.size + count * ROW_SIZE :]
-    del data[: _HEADER.size]
-    return Loaded(Position(segment, offset, serial, time), data, footer["models"], footer["owners"])
+    if rest_size < _FOOTER.size + _CHECKSUM.size:
+        return "the checkpoint is cut short"
+    checksum = xxh3_64(header)
+    pages = []
+    for start in range(0, count, PAGE_ROWS):
+        page = bytearray(PAGE_BYTES)
+        with memoryview(page)[: min(count - start, PAGE_ROWS) * ROW_SIZE] as part:
+            if file.readinto(part) != len(part):
+                return "the checkpoint could not be read whole"
+            checksum.update(part)
+        pages.append(page)
+    rest = file.read(rest_size)
+    if len(rest) != rest_size:
+        return "the checkpoint could not be read whole"
+    checksum.update(rest[: -_CHECKSUM.size])
+    (stored,) = _CHECKSUM.unpack_from(rest, rest_size - _CHECKSUM.size)
+    if stored != checksum.intdigest():
+        return "the checksum of the checkpoint does not match"
+    footer = json.loads(rest[: -_FOOTER.size - _CHECKSUM.size])
+    position = Position(segment, offset, serial, time)
+    return Loaded(position, pages, count, footer["models"], footer["owners"])

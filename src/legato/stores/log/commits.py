@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 _KNOWN = LIVE | DAMAGED | CHAINED
 _KEY = operator.itemgetter(0)
 
-_Step = tuple[int, int, int, int, int, int, int, int]
-"""A written step: place of its row, step, serial, size, state bytes; the row's segment, length,
+_Step = tuple[Hot, int, int, int, int, int, int, int]
+"""A written step: its sequence, step, serial, size, state bytes; the row's segment, length,
 state bytes."""
 
 
@@ -79,7 +79,7 @@ class CommitPath:
 
     def _commit(self, batch: Sequence[Commit]) -> list[CommitResult]:
         journal, hot_cache = self._journal, self._hot
-        young, rows = hot_cache.young, journal.table.rows
+        young = hot_cache.young
         flushed, unpack = self._flushed, DECIDE.unpack_from
         now = journal.time()
         results: list[CommitResult] = []
@@ -102,7 +102,7 @@ class CommitPath:
                 and hot.fields == fields
             ):
                 owned, era, flags, last, touched, old_segment, old_length, old_state = (
-                    unpack(rows, hot.at + DECIDE_AT)
+                    unpack(hot.page, hot.at + DECIDE_AT)
                 )  # fmt: skip
                 if (
                     last == step - 1
@@ -114,7 +114,7 @@ class CommitPath:
                     journal.serial = serial = journal.serial + 1
                     size, state_size = hot.encode(pieces, serial, epoch, step, now, receipts, state)
                     written.append(
-                        (hot.at, step, serial, size, state_size, old_segment, old_length, old_state)
+                        (hot, step, serial, size, state_size, old_segment, old_length, old_state)
                     )
                     total += size
                     ok = hot.reached
@@ -151,7 +151,6 @@ class CommitPath:
         journal = self._journal
         segments = journal.segments.by_number
         tail = journal.segments.tail
-        rows = journal.table.rows
         number = tail.number
         grown = added = 0
         entries: dict[object, Commit] | None = None
@@ -162,9 +161,9 @@ class CommitPath:
                 self._warm(item, slot, entries[item.key])
                 offset += item.size
                 continue
-            at, step, serial, size, state_size, old_segment, old_length, old_state = item
+            hot, step, serial, size, state_size, old_segment, old_length, old_state = item
             PUBLISH.pack_into(
-                rows, at + PUBLISH_AT,
+                hot.page, hot.at + PUBLISH_AT,
                 step, serial, now, number, offset, size, state_size,
             )  # fmt: skip
             if old_segment == number:
@@ -179,8 +178,9 @@ class CommitPath:
 
     def _warm(self, change: Change, slot: int, entry: Commit) -> None:
         if change.row.live and not isinstance(entry.state, GrownRow):
+            place = self._journal.table.place(slot)
             encoder = StepEncoder(encode_key(change.key), change.constants)
-            hot = Hot(slot, encoder, entry[9:14], self.reached(entry.level))
+            hot = Hot(place, encoder, entry[9:14], self.reached(entry.level))
             self._hot.put(change.key, hot)
         else:
             self._hot.drop(change.key)

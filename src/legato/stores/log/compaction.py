@@ -27,7 +27,6 @@ from legato.stores.log.table import (
     FLAGS_AT,
     LOCATION,
     LOCATION_AT,
-    ROW_SIZE,
     digest_of,
 )
 from legato.stores.log.window import Window
@@ -45,7 +44,6 @@ _LIVE_SHARE = 0.5
 _SKIP_RECORDS = 512
 _FLOOR = 4 * 1024 * 1024
 _PEEK, _FORWARD = 64 * 1024, 4 * 1024 * 1024
-_SOUGHT_ROWS = 32 * 1024
 
 
 def choose(journal: Journal, emptied: set[int]) -> Segment | None:
@@ -103,15 +101,15 @@ class Compaction:
         return self._offset >= self.segment.size
 
     def _seek(self) -> None:
-        """Look at some rows of the index for records that lie here.
+        """Look at some pages of the index for records that lie here.
 
         Nothing is written to a sealed segment, so a row that points elsewhere never comes back.
         """
-        table, start = self._journal.table, self._sought or 0
-        stop = start + _SOUGHT_ROWS
-        self._needed += table.offsets_in(self.segment.number, start, stop)
-        self._sought = stop
-        if stop >= len(table):
+        table, page = self._journal.table, self._sought or 0
+        if page < table.pages:
+            self._needed += table.offsets_in(self.segment.number, page)
+        self._sought = page + 1
+        if page + 1 >= table.pages:
             self._sought = None
             self._needed += self._journal.chains.offsets_in(self.segment.number)
             # In the order of the file, taken from the end; current tombstones are in it twice.
@@ -140,15 +138,16 @@ class Compaction:
             total, kind, key_size = codec.outline(data, at)
             if kind != PUT or total < PREFIX_SIZE + key_size or at + total > len(data):
                 return
-            slot = table.slots.get(digest_of(data[at + PREFIX_SIZE : at + PREFIX_SIZE + key_size]))
+            slot = table.slot(digest_of(data[at + PREFIX_SIZE : at + PREFIX_SIZE + key_size]))
             if slot is None:
                 # A key of which nothing is known: gone, if it is not a wrong one.
                 if not codec.header_holds(data, at):
                     return
-            elif table.rows[slot * ROW_SIZE + FLAGS_AT] & CHAINED or LOCATION.unpack_from(
-                table.rows, slot * ROW_SIZE + LOCATION_AT
-            ) == (number, self._offset):
-                return
+            else:
+                page, row_at = table.place(slot)
+                here = LOCATION.unpack_from(page, row_at + LOCATION_AT) == (number, self._offset)
+                if here or page[row_at + FLAGS_AT] & CHAINED:
+                    return
             self._offset += total
 
     def _next(self) -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from legato.stores.log.table import ROW_SIZE
-
 if TYPE_CHECKING:
     from legato.core.types import SequenceKey
     from legato.stores.base import Ok
@@ -18,18 +16,23 @@ class Hot:
     """A sequence in use.
 
     Attributes:
-        at: Where its row begins in the table.
+        page: Page of the table that its row lies in, and
+        at: where in it.
         encode: Encodes its steps.
         fields: Five fields of the commit that the encoder was made from: those from the version on.
         reached: The answer to its commits.
     """
 
-    __slots__ = ("at", "encode", "fields", "reached")
+    __slots__ = ("at", "encode", "fields", "page", "reached")
 
     def __init__(
-        self, slot: int, encoder: StepEncoder, fields: tuple[object, ...], reached: Ok
+        self,
+        place: tuple[bytearray, int],
+        encoder: StepEncoder,
+        fields: tuple[object, ...],
+        reached: Ok,
     ) -> None:
-        self.at = slot * ROW_SIZE
+        self.page, self.at = place
         self.encode = encoder.encode
         self.fields = fields
         self.reached = reached

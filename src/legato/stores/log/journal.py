@@ -14,6 +14,7 @@ from legato.core.ids import group_of
 from legato.core.types import Ending, EndReason, RecordHead
 from legato.stores import codec
 from legato.stores.codec import DELETE, PUT, Record, RecordError
+from legato.stores.grown import encode_grown
 from legato.stores.log.chains import Chains, assemble, link_to
 from legato.stores.log.folder import allow_growth
 from legato.stores.log.segments import Place, Segments
@@ -119,9 +120,9 @@ class Journal:
             raise RecordError(f"another sequence's record lies in its place: {record.key}")
         if record.head.incarnation != row.incarnation or record.head.step != row.step:
             raise RecordError(f"a record of step {record.head.step} lies in its place")
-        if record.growth is not None:
+        if record.growth:
             state = assemble(self.segments, record)
-            record = record._replace(kind=PUT, state=state, growth=None)
+            record = record._replace(kind=PUT, state=state, growth=b"")
         if record.head.epoch != row.epoch:
             record = record._replace(head=replace(record.head, epoch=row.epoch))
         return record
@@ -287,7 +288,7 @@ class Journal:
             before_ending=before[1],
         )
         serial = self.next_serial()
-        pieces = codec.encode_grown(
+        pieces = encode_grown(
             serial, key_bytes, constants, head.epoch, head.step, touched, head.receipts, link, state
         )
         size = sum(map(len, pieces))

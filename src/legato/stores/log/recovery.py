@@ -12,8 +12,6 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from legato.faults import fault
 from legato.stores import codec
 from legato.stores.codec import GROW, OWN, PREFIX_SIZE, PUT, SEAL, Frame, Glance, RecordError
@@ -26,7 +24,6 @@ if TYPE_CHECKING:
     from legato.stores.log.segments import Segment, Segments
 
 _NO_INCARNATION = bytes(16)
-_NO_FLAGS = np.empty(0, np.uint8)
 _LIVING = (PUT, GROW)
 
 
@@ -89,8 +86,7 @@ class Recovery:
 
     def _follow_chains(self) -> None:
         """Find what lies behind the newest records of states that are in parts."""
-        flags = self._table.columns()["flags"] if len(self._table) else _NO_FLAGS
-        for slot in np.flatnonzero((flags & (CHAINED | DAMAGED)) == CHAINED).tolist():
+        for slot in self._table.slots_with(CHAINED, without=DAMAGED):
             row = self._table.row(slot)
             digest = int.from_bytes(row.digest, "little")
             try:
@@ -106,7 +102,7 @@ class Recovery:
             if any(segment.size for segment in self._segments.by_number.values()):
                 self._report.notes.append(f"{loaded}; the whole log was read")
             return Position()
-        self._table.restore(loaded.rows, loaded.models, loaded.owners)
+        self._table.restore(loaded.pages, loaded.rows, loaded.models, loaded.owners)
         self._report.serial = loaded.position.serial
         self._report.time = loaded.position.time
         return loaded.position

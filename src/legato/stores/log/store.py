@@ -39,7 +39,16 @@ from legato.stores.log.hot import HotCache
 from legato.stores.log.journal import Change, Found, Journal, OtherKeyError, head_of_row
 from legato.stores.log.recovery import Recovery
 from legato.stores.log.segments import SEGMENT_BYTES, Place, Segments
-from legato.stores.log.table import CHAINED, DAMAGED, DEAD, LIVE, Row, Table, digest_of
+from legato.stores.log.table import (
+    CHAINED,
+    DAMAGED,
+    DEAD,
+    LIVE,
+    PAGE_ROWS,
+    Row,
+    Table,
+    digest_of,
+)
 from legato.stores.log.upkeep import Upkeep
 from legato.stores.rules import expires, judge_delete, judge_fork, judge_put, succeeded
 
@@ -53,7 +62,7 @@ if TYPE_CHECKING:
     _Integers = np.ndarray[Any, Any]
 
 CHECKPOINT_BYTES = 256 * 1024 * 1024
-_SWEEP_ROWS = 64 * 1024
+_SWEEP_PAGES = 8
 _MAX_SEGMENT = 1 << 31
 _OWNED_KEPT = 4096
 
@@ -403,23 +412,28 @@ class LogStore:
             return Missing(replace(record.head, ending=ending))
         return row, record
 
-    def _listed(self, slots: _Integers, origins: _Integers) -> Iterator[Listed]:
-        for at in range(len(slots)):
-            slot, origin = int(slots[at]), int(origins[at])
-            row = self._table.row(slot)
-            now = self._time()
-            if row.origin != origin or not row.live or now > expires(row.touched, row.ttl_s):
-                continue
-            # Prefix, key, head and layout; the layout is not needed but cannot be told apart.
-            state_bytes = 0 if row.flags & CHAINED else row.state_bytes
-            place = Place(row.segment, row.offset, row.length - state_bytes)
-            blob = self._segments.read(place)
-            try:
-                record = codec.decode_head(blob or b"")
-            except RecordError:
-                continue
-            head = replace(record.head, epoch=row.epoch)
-            yield Listed(record.key, head, row.state_bytes, now - row.touched, origin)
+    def _listed(self, portions: Iterator[tuple[_Integers, _Integers]]) -> Iterator[Listed]:
+        for slots, origins in portions:
+            for slot, origin in zip(slots.tolist(), origins.tolist(), strict=True):
+                listed = self._listed_row(slot, origin)
+                if listed is not None:
+                    yield listed
+
+    def _listed_row(self, slot: int, origin: int) -> Listed | None:
+        row = self._table.row(slot)
+        now = self._time()
+        if row.origin != origin or not row.live or now > expires(row.touched, row.ttl_s):
+            return None
+        # Prefix, key, head and layout; the layout is not needed but cannot be told apart.
+        state_bytes = 0 if row.flags & CHAINED else row.state_bytes
+        place = Place(row.segment, row.offset, row.length - state_bytes)
+        blob = self._segments.read(place)
+        try:
+            record = codec.decode_head(blob or b"")
+        except RecordError:
+            return None
+        head = replace(record.head, epoch=row.epoch)
+        return Listed(record.key, head, row.state_bytes, now - row.touched, origin)
 
     def _insert(
         self,
@@ -447,17 +461,19 @@ class LogStore:
 
     def _due(self, now: float) -> tuple[list[int], list[int]]:
         """Slots of the expired, the longest dead first, and digests of tombstones to forget."""
-        start = self._cursor if self._cursor < len(self._table) else 0
-        columns = self._table.columns(start, start + _SWEEP_ROWS)
-        self._cursor = start + _SWEEP_ROWS
-        flags, touched, ttl_s = columns["flags"], columns["touched"], columns["ttl_s"]
-        over = ((flags & LIVE) != 0) & (ttl_s > 0.0) & (now > touched + ttl_s)
-        slots = np.flatnonzero(over)
-        slots = slots[np.argsort(touched[slots] + ttl_s[slots], kind="stable")]
-        old = np.flatnonzero(((flags & DEAD) != 0) & (now > touched + self._tombstone_s))
-        digests = columns["digest"][old]
-        forgotten = [high << 64 | low for low, high in digests.tolist()]
-        return (slots + start).tolist(), forgotten
+        first = self._cursor if self._cursor < self._table.pages else 0
+        self._cursor = first + _SWEEP_PAGES
+        due: list[tuple[float, int]] = []
+        forgotten: list[int] = []
+        for page in range(first, min(self._cursor, self._table.pages)):
+            columns = self._table.columns(page)
+            flags, touched, ttl_s = columns["flags"], columns["touched"], columns["ttl_s"]
+            until = touched + ttl_s
+            over = np.flatnonzero(((flags & LIVE) != 0) & (ttl_s > 0.0) & (now > until))
+            due += zip(until[over].tolist(), (over + page * PAGE_ROWS).tolist(), strict=True)
+            old = np.flatnonzero(((flags & DEAD) != 0) & (now > touched + self._tombstone_s))
+            forgotten += [high << 64 | low for low, high in columns["digest"][old].tolist()]
+        return [slot for _until, slot in sorted(due)], forgotten
 
     def _entomb(self, record: Record, row: Row, until: float) -> Change:
         key_bytes, digest = codec.encode_key(record.key), int.from_bytes(row.digest, "little")
@@ -485,7 +501,5 @@ class LogStore:
 
         What has ended or become unreadable since the call is left out.
         """
-        slots, origins = self._table.living(
-            after, None if model is None else self._table.models.known(model)
-        )
-        return self._listed(slots, origins)
+        number = None if model is None else self._table.models.known(model)
+        return self._listed(self._table.living(after, number))

@@ -1,9 +1,12 @@
 """The index: what the store knows of a sequence without reading its record.
 
-One packed row of 116 bytes a sequence, and a dictionary from the 128-bit digest of the
+One packed row of 116 bytes a sequence, and dictionaries from the 128-bit digest of the
 key to the row's number: two plain integers, about 120 bytes, a sequence. Measured with a
 million of them in ``docs/benchmarks.md``; a probe of hand-made tables in numpy would save a
 third of that and cost more than the rest of a commit together.
+
+Nothing here is one large piece, because nobody can wait while that grows: a dictionary of
+700,000 took 100 ms for it. Rows lie in pages of 8,192, digests in 256 dictionaries.
 
 Two keys with one digest cannot be confused, only refused: a commit is compared by
 its 16 random bytes of incarnation, and everything else reads the record, which
@@ -21,7 +24,7 @@ from xxhash import xxh3_128_intdigest
 from legato.core.ids import SNAPSHOTS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from legato.stores.log.segments import Place
 
@@ -38,10 +41,14 @@ PUBLISH_AT = ROW_SIZE - PUBLISH.size
 LOCATION = struct.Struct("<II")  # segment and offset
 LOCATION_AT = ROW_SIZE - 16
 FLAGS_AT = 72
-_GROW_ROWS = 1024
-_BLOCK_ROWS = 8 * 1024
+PAGE_BITS = 13
+PAGE_ROWS = 1 << PAGE_BITS
+PAGE_BYTES = PAGE_ROWS * ROW_SIZE
+_IN_PAGE = PAGE_ROWS - 1
+_PARTS, _PART = 256, 255
 _NONE = np.empty(0, np.int64)
 _NO_ORIGIN = np.empty(0, np.uint64)
+_LAST = 1 << 64
 
 COLUMNS = np.dtype(
     [
@@ -155,18 +162,21 @@ class Names:
 class Table:
     """All rows, and counts over them. Every change of a row goes through here.
 
-    ``rows`` may be read and, for the columns of :data:`PUBLISH`, written in place by
-    the commit path, which must then call :meth:`resized` if the state's size changed.
+    A row may be read where it lies (see :meth:`place`) and, for the columns of
+    :data:`PUBLISH`, written there by the commit path, which must then call
+    :meth:`resized` if the state's size changed.
     """
 
     def __init__(self) -> None:
-        self.rows = bytearray()
-        self.slots: dict[int, int] = {}
         self.models = Names()
         self.owners = Names()
         self.live = 0
         self.dead = 0
         self.state_bytes = 0
+        self._pages: list[bytearray] = []
+        # Between which origins the rows of a page lie, if not closer together.
+        self._bounds: list[list[int]] = []
+        self._slots: list[dict[int, int]] = [{} for _ in range(_PARTS)]
         self._free: list[int] = []
         self._used = 0
         self._live_of_model: dict[int, int] = {}
@@ -178,153 +188,210 @@ class Table:
         """Rows in use at some time; free ones among them included."""
         return self._used
 
+    @property
+    def pages(self) -> int:
+        """Pages of rows."""
+        return len(self._pages)
+
     def live_of(self, model: str) -> int:
         """Live rows of a model."""
         return self._live_of_model.get(self.models.known(model), 0)
 
+    def slot(self, digest: int) -> int | None:
+        """Number of the row of a digest, if any."""
+        return self._slots[digest & _PART].get(digest)
+
+    def place(self, slot: int) -> tuple[bytearray, int]:
+        """Where a row lies, for good: its page, and where in that."""
+        return self._pages[slot >> PAGE_BITS], (slot & _IN_PAGE) * ROW_SIZE
+
     def row(self, slot: int) -> Row:
         """Read a row."""
-        return Row._make(ROW.unpack_from(self.rows, slot * ROW_SIZE))
+        return Row._make(
+            ROW.unpack_from(self._pages[slot >> PAGE_BITS], (slot & _IN_PAGE) * ROW_SIZE)
+        )
 
     def find(self, digest: int) -> Row | None:
         """Row of a digest, if any."""
-        slot = self.slots.get(digest)
+        slot = self._slots[digest & _PART].get(digest)
         return None if slot is None else self.row(slot)
 
     def set(self, digest: int, row: Row) -> int:
         """Write the row of a digest, new or not; give its slot."""
-        slot = self.slots.get(digest)
+        part = self._slots[digest & _PART]
+        slot = part.get(digest)
         if slot is None:
             slot = self._free.pop() if self._free else self._extend()
-            self.slots[digest] = slot
+            part[digest] = slot
         else:
             self._count(self.row(slot), -1)
-        ROW.pack_into(self.rows, slot * ROW_SIZE, *row)
+        number = slot >> PAGE_BITS
+        ROW.pack_into(self._pages[number], (slot & _IN_PAGE) * ROW_SIZE, *row)
+        bounds = self._bounds[number]
+        bounds[0] = min(bounds[0], row.origin)
+        bounds[1] = max(bounds[1], row.origin)
         self._count(row, 1)
         return slot
 
     def remove(self, digest: int) -> None:
         """Free a row."""
-        slot = self.slots.pop(digest)
+        slot = self._slots[digest & _PART].pop(digest)
         self._count(self.row(slot), -1)
-        self.rows[slot * ROW_SIZE : (slot + 1) * ROW_SIZE] = bytes(ROW_SIZE)
+        self._clear(slot)
         self._free.append(slot)
 
     def resized(self, difference: int) -> None:
         """Note that the live state has grown by this many bytes."""
         self.state_bytes += difference
 
-    def columns(self, start: int = 0, stop: int | None = None) -> np.ndarray[Any, Any]:
-        """View of rows as columns. Must not outlive the caller: rows cannot grow meanwhile."""
-        stop = self._used if stop is None else min(stop, self._used)
-        count = max(stop - start, 0)
-        if not count:
-            return np.empty(0, COLUMNS)
-        return np.frombuffer(self.rows, COLUMNS, count, start * ROW_SIZE)
+    def columns(self, page: int) -> np.ndarray[Any, Any]:
+        """View of a page's rows as columns."""
+        count = min(self._used - page * PAGE_ROWS, PAGE_ROWS)
+        return np.frombuffer(self._pages[page], COLUMNS, count)
 
     def living(
         self, after: int, model: int | None
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Slots and origins of live rows, oldest first.
+    ) -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
+        """Slots and origins of live rows, oldest first, in portions, a page or so at a time.
+
+        Rows may change between two portions: a portion holds what is so when it is asked for.
 
         Args:
             after: Only of a greater origin.
             model: Number of a model; ``None`` = all but snapshots.
         """
-        hidden = self.models.beginning(SNAPSHOTS) if model is None else []
-        slots, origins = [_NONE], [_NO_ORIGIN]
-        # In blocks that stay in the cache: a row is longer than a line of it.
-        for start in range(0, self._used, _BLOCK_ROWS):
-            columns = self.columns(start, start + _BLOCK_ROWS)
-            alive = ((columns["flags"] & LIVE) != 0) & (columns["origin"] > after)
-            if model is not None:
-                alive &= columns["model"] == model
-            elif hidden:
-                alive &= ~np.isin(columns["model"], hidden)
-            found = np.flatnonzero(alive)
-            slots.append(found + start)
-            origins.append(columns["origin"][found])
-        where, when = np.concatenate(slots), np.concatenate(origins)
-        if (when[1:] < when[:-1]).any():  # rows of ended sequences are used again
-            order = np.argsort(when, kind="stable")
-            where, when = where[order], when[order]
-        return where, when
+        pages = [at for at, bounds in enumerate(self._bounds) if bounds[1] > after]
+        pages.sort(key=lambda at: self._bounds[at][0])
+        slots, origins = _NONE, _NO_ORIGIN
+        for number, page in enumerate(pages):
+            found, when = self._living_of(page, after, model)
+            slots, origins = np.concatenate((slots, found)), np.concatenate((origins, when))
+            # Rows of ended sequences are used again: later pages may hold older ones.
+            if (origins[1:] < origins[:-1]).any():
+                order = np.argsort(origins, kind="stable")
+                slots, origins = slots[order], origins[order]
+            last = number + 1 == len(pages)
+            until = _LAST if last else self._bounds[pages[number + 1]][0]
+            ready = len(origins) if last else int(np.searchsorted(origins, np.uint64(until)))
+            if ready:
+                yield slots[:ready], origins[:ready]
+                slots, origins = slots[ready:], origins[ready:]
 
-    def snapshot_rows(self, start: int, stop: int) -> bytes:
-        """Bytes of some rows, for a checkpoint."""
-        return bytes(memoryview(self.rows)[start * ROW_SIZE : stop * ROW_SIZE])
+    def _living_of(
+        self, page: int, after: int, model: int | None
+    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        columns = self.columns(page)
+        alive = ((columns["flags"] & LIVE) != 0) & (columns["origin"] > after)
+        if model is not None:
+            alive &= columns["model"] == model
+        elif hidden := self.models.beginning(SNAPSHOTS):
+            alive &= ~np.isin(columns["model"], hidden)
+        found = np.flatnonzero(alive)
+        return found + page * PAGE_ROWS, columns["origin"][found]
 
-    def restore(self, rows: bytearray, models: list[str], owners: list[str]) -> None:
+    def page_bytes(self, page: int, count: int = PAGE_ROWS) -> bytes:
+        """Bytes of the first rows of a page, for a checkpoint."""
+        count = min(count, self._used - page * PAGE_ROWS)
+        return bytes(memoryview(self._pages[page])[: count * ROW_SIZE])
+
+    def restore(
+        self, pages: list[bytearray], count: int, models: list[str], owners: list[str]
+    ) -> None:
         """Take over the rows of a checkpoint.
 
         A checkpoint is written while rows change, so a key may be in it twice: the
         row of the higher serial is the one.
-        """
-        self.rows = rows
-        self._used = len(rows) // ROW_SIZE
-        self.models, self.owners = Names(models), Names(owners)
-        self.slots = self._file_slots()
-        columns = self.columns()
-        flags = columns["flags"]
-        if len(self.slots) != np.count_nonzero(flags):
-            self._drop_doubles(columns)
-        self._free = np.flatnonzero(flags == 0)[::-1].tolist()
-        alive = columns[(flags & LIVE) != 0]
-        self.live = len(alive)
-        self.dead = int(np.count_nonzero(flags & DEAD))
-        self.state_bytes = int(alive["state_bytes"].sum(dtype=np.int64))
-        counts = np.bincount(alive["model"])
-        self._live_of_model = {number: int(n) for number, n in enumerate(counts) if n}
 
-    def offsets_in(self, segment: int, start: int, stop: int) -> list[int]:
-        """Where in a segment the current records of some rows lie."""
-        columns = self.columns(start, stop)
+        Args:
+            pages: Of :data:`PAGE_BYTES` each.
+            count: Rows in them.
+            models: Names of models,
+            owners: and of owners.
+        """
+        self._pages = pages
+        self._bounds = [[_LAST, 0] for _ in pages]
+        self._used = count
+        self.models, self.owners = Names(models), Names(owners)
+        self._slots = [{} for _ in range(_PARTS)]
+        self._free, self._live_of_model = [], {}
+        self.live = self.dead = self.state_bytes = 0
+        for page in range(len(pages)):
+            self._file_slots(page)
+        for page in range(len(pages)):
+            self._take_stock(page)
+        self._free.reverse()
+
+    def slots_with(self, flag: int, *, without: int) -> list[int]:
+        """Rows that have a flag, and not another."""
+        slots: list[int] = []
+        for page in range(len(self._pages)):
+            flags = self.columns(page)["flags"]
+            found = np.flatnonzero((flags & (flag | without)) == flag)
+            slots += (found + page * PAGE_ROWS).tolist()
+        return slots
+
+    def offsets_in(self, segment: int, page: int) -> list[int]:
+        """Where in a segment the current records of a page's rows lie."""
+        columns = self.columns(page)
         inside = (columns["segment"] == segment) & (columns["flags"] != 0)
         found: list[int] = columns["offset"][inside].tolist()
         return found
 
     def bytes_by_segment(self) -> dict[int, int]:
         """Bytes of current records in each segment."""
-        columns = self.columns()
-        used = columns[columns["flags"] != 0]
-        if not len(used):
-            return {}
-        segments, inverse = np.unique(used["segment"], return_inverse=True)
-        sums = np.bincount(inverse, weights=used["length"])
-        return {int(number): int(total) for number, total in zip(segments, sums, strict=True)}
+        totals: dict[int, int] = {}
+        for page in range(len(self._pages)):
+            columns = self.columns(page)
+            used = columns[columns["flags"] != 0]
+            segments, inverse = np.unique(used["segment"], return_inverse=True)
+            sums = np.bincount(inverse, weights=used["length"])
+            for number, total in zip(segments.tolist(), sums.tolist(), strict=True):
+                totals[number] = totals.get(number, 0) + int(total)
+        return totals
 
     def relocate(self, row: Row, place: Place, update: Callable[[Row], Row] | None = None) -> None:
         """Point a row at a copy of its record."""
         moved = row._replace(segment=place.segment, offset=place.offset, length=place.length)
         self.set(int.from_bytes(row.digest, "little"), update(moved) if update else moved)
 
-    def _file_slots(self) -> dict[int, int]:
-        slots: dict[int, int] = {}
-        step = 1 << 16
-        for start in range(0, self._used, step):
-            columns = self.columns(start, start + step)
-            used = np.flatnonzero(columns["flags"])
-            low, high = columns["digest"][used, 0].tolist(), columns["digest"][used, 1].tolist()
-            for slot, a, b in zip((used + start).tolist(), low, high, strict=True):
-                slots[b << 64 | a] = slot
-        return slots
+    def _file_slots(self, page: int) -> None:
+        """Note where the keys of a page are; of a key that comes twice only the newer row stays."""
+        columns = self.columns(page)
+        used = np.flatnonzero(columns["flags"])
+        low, high = columns["digest"][used, 0].tolist(), columns["digest"][used, 1].tolist()
+        parts = self._slots
+        for slot, a, b in zip((used + page * PAGE_ROWS).tolist(), low, high, strict=True):
+            digest = b << 64 | a
+            other = parts[digest & _PART].setdefault(digest, slot)
+            if other == slot:
+                continue
+            older = min(other, slot, key=lambda one: self.row(one).serial)
+            parts[digest & _PART][digest] = slot if older == other else other
+            self._clear(older)
 
-    def _drop_doubles(self, columns: np.ndarray[Any, Any]) -> None:
-        self.slots = {}
-        for slot in np.flatnonzero(columns["flags"]).tolist():
-            row = self.row(slot)
-            digest = int.from_bytes(row.digest, "little")
-            other = self.slots.get(digest)
-            wins = other is None or self.row(other).serial < row.serial
-            if wins:
-                self.slots[digest] = slot
-            loser = other if wins else slot
-            if loser is not None:
-                self.rows[loser * ROW_SIZE : (loser + 1) * ROW_SIZE] = bytes(ROW_SIZE)
+    def _take_stock(self, page: int) -> None:
+        """Count the rows of a page."""
+        columns = self.columns(page)
+        flags = columns["flags"]
+        self._free += (np.flatnonzero(flags == 0) + page * PAGE_ROWS).tolist()
+        alive = columns[(flags & LIVE) != 0]
+        self.live += len(alive)
+        self.dead += int(np.count_nonzero(flags & DEAD))
+        self.state_bytes += int(alive["state_bytes"].sum(dtype=np.int64))
+        for number, count in enumerate(np.bincount(alive["model"]).tolist()):
+            if count:
+                self._live_of_model[number] = self._live_of_model.get(number, 0) + count
+        if len(columns):
+            self._bounds[page] = [int(columns["origin"].min()), int(columns["origin"].max())]
+
+    def _clear(self, slot: int) -> None:
+        page, at = self.place(slot)
+        page[at : at + ROW_SIZE] = bytes(ROW_SIZE)
 
     def _extend(self) -> int:
-        if (self._used + 1) * ROW_SIZE > len(self.rows):
-            self.rows.extend(bytes(max(_GROW_ROWS, self._used // 16) * ROW_SIZE))
+        if self._used == len(self._pages) * PAGE_ROWS:
+            self._pages.append(bytearray(PAGE_BYTES))
+            self._bounds.append([_LAST, 0])
         self._used += 1
         return self._used - 1
 

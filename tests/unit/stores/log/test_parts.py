@@ -12,7 +12,7 @@ from legato.stores.log.checkpoint import CheckpointWriter, Position, load_checkp
 from legato.stores.log.flushing import BackgroundFlush
 from legato.stores.log.hot import Hot, HotCache
 from legato.stores.log.segments import Place, Segments
-from legato.stores.log.table import COLUMNS, DEAD, LIVE, ROW_SIZE, Row, Table
+from legato.stores.log.table import COLUMNS, DEAD, LIVE, PAGE_BYTES, PAGE_ROWS, ROW_SIZE, Row, Table
 from legato.stores.log.window import Window
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def test_columns_and_rows_are_two_views_of_one_thing() -> None:
     row = a_row(1 << 100 | 77)
     table.set(1 << 100 | 77, row)
 
-    (columns,) = table.columns()
+    (columns,) = table.columns(0)
 
     assert COLUMNS.itemsize == ROW_SIZE == 116
     for name in set(COLUMNS.names) - {"digest", "incarnation", "pad"}:
@@ -70,9 +70,8 @@ def test_counts_follow_the_rows() -> None:
     table.set(2, a_row(2, model=number, state_bytes=75))
     table.remove(0)
     restored = Table()
-    restored.restore(
-        bytearray(table.snapshot_rows(0, len(table))), table.models.all(), table.owners.all()
-    )
+    page = bytearray(table.page_bytes(0).ljust(PAGE_BYTES, b"\0"))
+    restored.restore([page], len(table), table.models.all(), table.owners.all())
 
     for each in (table, restored):
         assert (each.live, each.dead, each.state_bytes) == (3, 1, 175)
@@ -81,6 +80,42 @@ def test_counts_follow_the_rows() -> None:
         assert each.find(2) == a_row(2, model=number, state_bytes=75)
         assert each.find(0) is None
     assert restored.set(9, a_row(9)) == 0
+
+
+def test_the_living_come_in_portions_oldest_first() -> None:
+    """Wherever their rows lie: those of the removed are used again by younger ones."""
+    table = Table()
+    for digest in range(3 * PAGE_ROWS):
+        table.set(digest, a_row(digest, origin=digest + 1))
+    for digest in range(0, 2 * PAGE_ROWS, 2):
+        table.remove(digest)
+    for number in range(500):
+        digest = 1 << 100 | number
+        table.set(digest, a_row(digest, origin=4 * PAGE_ROWS + number, model=number % 2))
+    expected = sorted(table.row(slot).origin for slot in range(len(table)) if table.row(slot).live)
+
+    portions = list(table.living(0, None))
+    rest = [origin for _slots, origins in table.living(3 * PAGE_ROWS, 0) for origin in origins]
+
+    assert len(portions) > 1
+    assert [origin for _slots, origins in portions for origin in origins] == expected
+    for slots, origins in portions:
+        assert [table.row(slot).origin for slot in slots] == origins.tolist()
+    assert rest == list(range(4 * PAGE_ROWS, 4 * PAGE_ROWS + 500, 2))
+
+
+def test_what_changes_between_two_portions_is_seen() -> None:
+    """A listing holds what is so when a portion is asked for."""
+    table = Table()
+    for digest in range(2 * PAGE_ROWS):
+        table.set(digest, a_row(digest, origin=digest + 1))
+    portions = table.living(0, None)
+    next(portions)
+    table.remove(2 * PAGE_ROWS - 1)
+
+    ((_slots, origins),) = portions
+
+    assert len(origins) == PAGE_ROWS - 1
 
 
 # -- segments ----------------------------------------------------------------------------
@@ -186,10 +221,10 @@ def test_the_cache_forgets_what_is_not_used() -> None:
     """Two generations are kept; what is used moves to the younger."""
     cache = HotCache(generation=2)
     encoder, reached = StepEncoder(b"k", b"c"), Ok("process")
-    used = Hot(0, encoder, (), reached)
+    used = Hot((bytearray(), 0), encoder, (), reached)
     cache.put(("m", 0), used)
     for number in range(1, 9):
-        cache.put(("m", number), Hot(number, encoder, (), reached))
+        cache.put(("m", number), Hot((bytearray(), number), encoder, (), reached))
         assert (cache.young.get(("m", 0)) or cache.revive(("m", 0))) is used
 
     assert len(cache) <= 4
@@ -221,7 +256,10 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
     loaded = load_checkpoint(tmp_path / "index.ckpt")
     assert not isinstance(loaded, str)
     assert loaded.position == position
-    assert loaded.rows == table.snapshot_rows(0, len(table))
+    assert loaded.rows == len(table) == 40_000
+    assert len(loaded.pages) == table.pages == 5
+    for at, page in enumerate(loaded.pages):
+        assert page.startswith(table.page_bytes(at))
     assert (loaded.models, loaded.owners) == (["", "m"], ["", "o"])
     segments.close()
 

@@ -25,6 +25,7 @@ from legato.core.errors import ConfigError
 from legato.core.types import EndReason
 from legato.stores import codec
 from legato.stores.base import Conflict, Ok
+from legato.stores.log.table import PAGE_BYTES, ROW_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -393,15 +394,16 @@ def test_a_stale_row_of_a_checkpoint_gives_way(tmp_path: Path) -> None:
     store = open_log(tmp_path / "log", clock := FakeClock(), tombstone_s=1.0)
     commit(store, a_commit(1, 1), a_commit(2, 1))
     table = store._table
-    old = table.snapshot_rows(0, 2)
+    old = table.page_bytes(0, 2)
     store.delete(key_of(1), incarnation_of(1), EndReason.ENDED)
     clock.advance(2.0)
     store.sweep(10, ())
     commit(store, a_commit(3, 1))
     commit(store, a_commit(1, 1, life=1))
-    rows = bytearray(old + table.snapshot_rows(0, len(table)))
+    rows = old + table.page_bytes(0)
+    page = bytearray(rows.ljust(PAGE_BYTES, b"\0"))
 
-    table.restore(rows, table.models.all(), table.owners.all())
+    table.restore([page], len(rows) // ROW_SIZE, table.models.all(), table.owners.all())
 
     assert content(store, 1) == (1, chain(1, 1, life=1))
     assert content(store, 2) == (1, chain(2, 1))

@@ -23,6 +23,7 @@ from legato.core.types import EndReason, SequenceKey
 from legato.stores.base import Conflict, Damaged, Gone, Missing, Ok
 from legato.stores.log import journal
 from legato.stores.log import store as store_module
+from legato.stores.log.table import PAGE_ROWS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -168,14 +169,14 @@ def test_tables_larger_than_a_sweep_are_swept_in_turns(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One call looks at a bounded number of rows, the following calls at the others."""
-    monkeypatch.setattr(store_module, "_SWEEP_ROWS", 4)
+    monkeypatch.setattr(store_module, "_SWEEP_PAGES", 1)
     store = open_log(tmp_path / "log", clock := FakeClock())
-    commit(store, *(a_commit(number, 1, ttl_s=5.0) for number in range(10)))
+    commit(store, *(a_commit(number, 1, ttl_s=5.0) for number in range(PAGE_ROWS + 10)))
     clock.advance(6.0)
 
-    ended = [len(store.sweep(100, ())) for _ in range(4)]
+    ended = [len(store.sweep(2 * PAGE_ROWS, ())) for _ in range(4)]
 
-    assert sorted(ended, reverse=True) == [4, 4, 2, 0]
+    assert sorted(ended, reverse=True) == [PAGE_ROWS, 10, 0, 0]
     assert store.live("m") == 0
     store.close()
 
