@@ -15,11 +15,7 @@ Layout of format 1, little endian::
     head                 what changes with a step (``_VARIES``), what an incarnation keeps
                          (``_KEEPS``, five strings, the predecessor), the receipts, the ending
     state                u16 tensors, then per tensor u8 rank, u64 bytes, i64 dims; then the data
-    state of kind 5      where the record before lies: u32 segment, u32 offset, u32 length, u64
-                         its checksum; u32 how many records back the whole state is; u64 bytes of
-                         the state; u16 tensors, then per tensor u8 what (0 as before, 1 this
-                         value, 2 grown by this page), u8 axis, u8 rank, u64 bytes here, i64 dims;
-                         then the data. In a page the axis that grows comes first
+    state of kind 5      u64 bytes of the whole state; then see :mod:`legato.stores.grown`
 
 The header check is there for one case: when a record in the middle of a log is
 damaged, it tells whether its key may be believed, so that exactly the sequence hit
@@ -32,16 +28,14 @@ that costs less than the bookkeeping of many. Large states are never copied.
 
 from __future__ import annotations
 
-import math
 import re
 import struct
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from xxhash import xxh3_64, xxh3_64_intdigest
 
 from legato.core.ids import RESERVED, SNAPSHOTS
-from legato.core.pages import Added, GrownRow, Pages, paged
 from legato.core.types import Ending, EndReason, Receipt, RecordHead, SequenceKey, StateRow
 
 if TYPE_CHECKING:
@@ -60,9 +54,6 @@ GROWN_FORMAT = 2
 PUT, DELETE, SEAL, OWN, GROW = 1, 2, 3, 4, 5
 """Kinds of records."""
 
-KEPT, SET, ADDED = 0, 1, 2
-"""What a GROW record says of a tensor: it is as before, this is its value, this was added."""
-
 MARKER = 0xA5
 
 _CHECKSUM = struct.Struct("<Q")
@@ -80,8 +71,7 @@ _ID = struct.Struct("<Q")
 _SEAL = struct.Struct("<d")
 _COUNT = struct.Struct("<H")
 _TENSOR = struct.Struct("<BQ")
-_LINK = struct.Struct("<IIIQIQ")  # segment, offset, length, checksum, records back, state bytes
-_CHANGE = struct.Struct("<BBBQ")  # what, axis, rank, bytes here
+_WHOLE = struct.Struct("<Q")  # bytes of the state that a GROW record is a part of
 
 PREFIX_SIZE = _CHECKSUM.size + _FIXED.size + _CHECK.size
 """Bytes before the key."""
@@ -124,42 +114,6 @@ class Span(NamedTuple):
     last: int
 
 
-class Link(NamedTuple):
-    """Where the record lies that another one goes on from.
-
-    Attributes:
-        segment: The file,
-        offset: its first byte there
-        length: and its size.
-        checksum: How it begins; no other record lies there if that holds.
-        back: How many records back the whole state is; 1 = it is that one.
-        state_bytes: Bytes of the state that the two make.
-    """
-
-    segment: int
-    offset: int
-    length: int
-    checksum: int
-    back: int
-    state_bytes: int
-
-
-class Change(NamedTuple):
-    """What a GROW record says of a tensor: KEPT, SET or ADDED, on which axis, its shape."""
-
-    what: int
-    axis: int
-    shape: tuple[int, ...]
-    data: bytes
-
-
-class Growth(NamedTuple):
-    """What a GROW record says of the state."""
-
-    link: Link
-    changes: tuple[Change, ...]
-
-
 class Record(NamedTuple):
     """Everything that a record says.
 
@@ -175,7 +129,7 @@ class Record(NamedTuple):
         before: Incarnation that this one took the place of, ``b""`` = none.
         before_ending: How that one ended.
         span: Where older records of a dead key may lie; only DELETE.
-        growth: What makes the state of the one before; only GROW.
+        growth: What it says of the state, not decoded; only GROW.
     """
 
     kind: int
@@ -189,7 +143,7 @@ class Record(NamedTuple):
     before: bytes = b""
     before_ending: Ending | None = None
     span: Span = Span(0, 0)
-    growth: Growth | None = None
+    growth: bytes = b""
 
 
 class Frame(NamedTuple):
@@ -315,9 +269,9 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
     Raises:
         RecordError: A part is larger than the format can hold (4 GiB).
     """
-    parts, head_size = _encode_head(key, constants, epoch, step, touched, receipts, ending)
+    parts, head_size = encode_head(key, constants, epoch, step, touched, receipts, ending)
     if state is None:
-        return _finish(FORMAT, kind, serial, key, parts, head_size, 0, ())
+        return finish(FORMAT, kind, serial, key, parts, head_size, 0, ())
     data = state[0]
     if state.__class__ is not StateRow:  # a part of it may be pages
         data = tuple(map(bytes, data))
@@ -325,56 +279,10 @@ def encode_record(  # noqa: PLR0917 - once a step: keywords cost 10 % of the cal
     layout = _encode_layout(state[1], lengths)
     parts.append(layout)
     state_size = len(layout) + sum(lengths)
-    return _finish(FORMAT, kind, serial, key, parts, head_size, state_size, data)
+    return finish(FORMAT, kind, serial, key, parts, head_size, state_size, data)
 
 
-def encode_grown(  # noqa: PLR0917 - as encode_record
-    serial: int,
-    key: bytes,
-    constants: bytes,
-    epoch: int,
-    step: int,
-    touched: float,
-    receipts: tuple[Receipt, ...],
-    link: Link,
-    state: GrownRow,
-) -> list[bytes]:
-    """Encode what a step changed of a state, behind the record before.
-
-    Args:
-        serial: Position in the history of the store.
-        key: From :func:`encode_key`.
-        constants: From :func:`encode_constants`.
-        epoch: As in the head.
-        step: As in the head.
-        touched: When it is written, in the store's own time.
-        receipts: As in the head.
-        link: The record of the step before.
-        state: After the step; it says what changed.
-
-    Raises:
-        RecordError: A part is larger than the format can hold, or the change is not known.
-    """
-    if state.change is None:
-        raise RecordError("what a step changed of a state is not known")
-    parts, head_size = _encode_head(key, constants, epoch, step, touched, receipts, b"")
-    layout = [_LINK.pack(*link), _COUNT.pack(len(state.change))]
-    data: list[bytes] = []
-    for change, shape in zip(state.change, state.shapes, strict=True):
-        what, axis, piece = KEPT, 0, b""
-        if isinstance(change, Added):
-            what, axis, piece = ADDED, change.axis, change.page
-        elif change is not None:
-            what, piece = SET, change
-        layout.append(_CHANGE.pack(what, axis, len(shape), len(piece)))
-        layout.append(struct.pack(f"<{len(shape)}q", *shape))
-        data.append(piece)
-    parts += layout
-    size = sum(map(len, layout)) + sum(map(len, data))
-    return _finish(GROWN_FORMAT, GROW, serial, key, parts, head_size, size, data)
-
-
-def _encode_head(
+def encode_head(
     key: bytes,
     constants: bytes,
     epoch: int,
@@ -383,7 +291,11 @@ def _encode_head(
     receipts: tuple[Receipt, ...],
     ending: bytes,
 ) -> tuple[list[bytes], int]:
-    """Give the buffers up to the end of the head, the first one empty, and the head's size."""
+    """Give the buffers up to the end of the head, the first one empty, and the head's size.
+
+    Raises:
+        RecordError: A part of it is too large.
+    """
     head_size = _VARIES.size + len(constants) + len(ending)
     try:
         parts = [b"", key, _VARIES.pack(epoch, step, touched, len(receipts)), constants]
@@ -398,7 +310,7 @@ def _encode_head(
     return parts, head_size
 
 
-def _finish(
+def finish(
     version: int,
     kind: int,
     serial: int,
@@ -408,7 +320,21 @@ def _finish(
     state_size: int,
     data: Sequence[bytes],
 ) -> list[bytes]:
-    """Put the fixed part and the checksum in front of a record."""
+    """Put the fixed part and the checksum in front of a record.
+
+    Args:
+        version: Format.
+        kind: Kind.
+        serial: Position in the history of the store.
+        key: From :func:`encode_key`.
+        parts: From :func:`encode_head`, and what goes before ``data``.
+        head_size: From :func:`encode_head`.
+        state_size: Bytes behind the head.
+        data: The last buffers; large ones are passed on, not copied.
+
+    Raises:
+        RecordError: The record is larger than the format can hold (4 GiB).
+    """
     key_size = len(key)
     total = PREFIX_SIZE + key_size + head_size + state_size
     if total > _U32:
@@ -726,7 +652,7 @@ def glance(data: bytes, view: memoryview, at: int, total: int) -> Glance:
         owner = data[text : text + owner_size].decode("utf-8", "surrogatepass")
     carried = _state_bytes(data, at + total - state_size) if kind == PUT else 0
     if kind == GROW:
-        carried = _LINK.unpack_from(data, at + total - state_size)[5]
+        (carried,) = _WHOLE.unpack_from(data, at + total - state_size)
     key = data[at + PREFIX_SIZE : start]
     return Glance(kind, serial, touched, key, epoch, step, incarnation, origin, created, ttl_s,
                   owner, before != 0, carried)  # fmt: skip
@@ -811,25 +737,18 @@ def head_end(data: Buffer, at: int = 0) -> int:
     return int(PREFIX_SIZE + key + head)
 
 
-def read_link(data: bytes) -> Link | None:
-    """Where the record lies that this one goes on from; ``None`` if it holds a whole state.
-
-    Args:
-        data: A record, or its beginning, at least to the end of its link.
+def peek(data: bytes) -> tuple[int, int]:
+    """Kind of a record of which only the beginning was read, and where its head ends.
 
     Raises:
-        RecordError: The bytes are no such record, or too few.
+        RecordError: The bytes are too few, or cannot be believed.
     """
     if len(data) < PREFIX_SIZE:
         raise RecordError(f"{len(data)} bytes are too few for a record")
-    _, version, kind, marker, key_size, _, _, _ = _FIXED.unpack_from(data, _CHECKSUM.size)
+    _, version, kind, marker, key_size, head_size, _, _ = _FIXED.unpack_from(data, _CHECKSUM.size)
     if marker != MARKER or not _is_kind(version, kind) or not _header_check(data, 0, key_size):
         raise RecordError("the header of a record cannot be believed")
-    if kind == PUT:
-        return None
-    if kind != GROW or len(data) < head_end(data) + _LINK.size:
-        raise RecordError(f"a record of kind {kind} cannot hold a part of a state")
-    return Link._make(_LINK.unpack_from(data, head_end(data)))
+    return kind, PREFIX_SIZE + key_size + head_size
 
 
 def read_checksum(data: Buffer, at: int = 0) -> int:
@@ -885,7 +804,7 @@ def _decode(blob: bytes, frame: Frame, *, with_state: bool) -> Record:
         ending=ending,
     )
     state = _decode_state(blob, head_stop) if with_state and frame.kind == PUT else None
-    growth = _decode_growth(blob, head_stop) if with_state and frame.kind == GROW else None
+    growth = blob[head_stop:] if with_state and frame.kind == GROW else b""
     return Record(
         frame.kind, frame.serial, key, head, state, owner, touched, origin, before, before_ending,
         span, growth,
@@ -929,77 +848,6 @@ def _decode_state(blob: bytes, at: int) -> StateRow:
     if at != len(blob):
         raise RecordError(f"the state of a record ends at byte {at}, not {len(blob)}")
     return StateRow(tuple(data), _shared(tuple(shapes)))
-
-
-def _decode_growth(blob: bytes, at: int) -> Growth:
-    link = Link._make(_LINK.unpack_from(blob, at))
-    at += _LINK.size
-    (count,) = _COUNT.unpack_from(blob, at)
-    at += _COUNT.size
-    told = []
-    for _ in range(count):
-        what, axis, rank, length = _CHANGE.unpack_from(blob, at)
-        at += _CHANGE.size
-        shape = struct.unpack_from(f"<{rank}q", blob, at)
-        at += 8 * rank
-        if what > ADDED or (what == ADDED and axis >= rank) or (what == KEPT and length):
-            raise RecordError(f"a record says {what} of a tensor, on axis {axis} of {rank}")
-        told.append((what, axis, shape, length))
-    changes = []
-    for what, axis, shape, length in told:
-        changes.append(Change(what, axis, shape, blob[at : at + length]))
-        at += length
-    if at != len(blob):
-        raise RecordError(f"the state of a record ends at byte {at}, not {len(blob)}")
-    return Growth(link, tuple(changes))
-
-
-def combine(state: StateRow, growths: Sequence[Growth]) -> StateRow:
-    """Make a state of a whole one and of what changed since, oldest first.
-
-    Raises:
-        RecordError: They do not fit each other.
-    """
-    if not growths:
-        return state
-    data: list[Any] = list(state.data)
-    shapes = list(state.shapes)
-    pages: list[list[bytes]] = [[] for _ in data]
-    axes: dict[int, int] = {}
-    for growth in growths:
-        if len(growth.changes) != len(data):
-            raise RecordError(
-                f"a state of {len(data)} tensors was followed by one of {len(growth.changes)}"
-            )
-        for at, (what, axis, shape, piece) in enumerate(growth.changes):
-            shapes[at] = shape
-            if what == SET:
-                data[at], pages[at] = piece, []
-                axes.pop(at, None)
-            elif what == ADDED:
-                pages[at].append(piece)
-                axes[at] = axis
-    for at, axis in axes.items():
-        data[at] = _grown(data[at], pages[at], shapes[at], axis)
-    row = GrownRow(tuple(data), tuple(shapes))
-    if row.nbytes != growths[-1].link.state_bytes:
-        raise RecordError(
-            f"the parts of a state have {row.nbytes} bytes, not {growths[-1].link.state_bytes}"
-        )
-    return row
-
-
-def _grown(value: bytes, pages: list[bytes], shape: tuple[int, ...], axis: int) -> Pages:
-    outer, entries = math.prod(shape[:axis]), shape[axis]
-    added = b"".join(pages)
-    behind = math.prod(shape[axis + 1 :])
-    whole = len(value) + len(added)
-    if not outer * entries * behind or whole % (outer * entries):
-        raise RecordError(f"{whole} bytes are no tensor of the shape {shape}")
-    inner = whole // (outer * entries)
-    if len(value) % (outer * inner):
-        raise RecordError(f"{len(value)} bytes are not the beginning of the shape {shape}")
-    return Pages((*paged(value, outer, inner), added), outer, inner)
 
 
 @lru_cache(maxsize=4096)

@@ -24,9 +24,8 @@ from log_kit import (
 
 from legato.core.pages import GrownRow, Pages
 from legato.core.types import EndReason, StateRow
-from legato.stores import codec, grown
+from legato.stores import codec
 from legato.stores.base import Damaged, Ok, Owned
-from legato.stores.codec import RecordError
 from legato.stores.log import LogStore, chains
 from legato.stores.log.segments import Place
 from legato.stores.log.table import digest_of
