@@ -52,7 +52,7 @@ test: assets
 test-torch: assets
 	@$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch]"
-	@$(BIN)/python -m pytest tests/unit/runtimes/torch tests/functional/torch $(ARGS)
+	@$(BIN)/python -m pytest tests/unit/runtimes/torch tests/functional/torch tests/functional/examples $(ARGS)
 
 test-long: assets
 	@LEGATO_KILLS=1000 $(BIN)/python -m pytest tests/fault/server $(ARGS)

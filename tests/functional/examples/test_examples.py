@@ -13,6 +13,7 @@ from legato.runtimes.python import load
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 NAMES = sorted(path.name for path in EXAMPLES.iterdir() if path.is_dir())
+NEEDS = {"07_pytorch_module": "torch"}
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +33,8 @@ def _files():
 @pytest.mark.parametrize("name", NAMES)
 async def test_example_prints_what_it_promises(name, tmp_path):
     """The client of each example prints the text of its expected.txt."""
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason="needs an extra of Legato: make test-torch")
     server = ServerProcess([str(EXAMPLES / name)], tmp_path / "log")
     try:
         ready = await server.start()
