@@ -209,7 +209,7 @@ def serve(store: str) -> Iterator[Watched]:
         arguments = (
             f"--http-port={http}", f"--metrics-port={metrics}", "--http-address=127.0.0.1",
             "--metrics-address=127.0.0.1", "--allow-client-shm=true", f"--store={store}",
-            f"--data={name}/data",
+            f"--data={name}/data", "--keep-ends=30",
         )  # fmt: skip
         with LegatoServer(repository, arguments) as server:
             yield Watched(

@@ -71,6 +71,7 @@ class Server:
             level=options.durability,
             clock=time.time,
             segment_bytes=options.segment_size,
+            keep_ends_s=options.keep_ends_s,
         )
         self.settings = options
         self.restarts = settings.restarts

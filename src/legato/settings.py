@@ -92,6 +92,7 @@ class ServerSettings(BaseModel):
         allow_client_shm: KServe clients on this machine may give tensors in shared memory.
         drain_timeout_s: How long stopping waits for steps in flight.
         max_resident_state: Bytes of memory for idle sequences; 0 = no limit.
+        keep_ends_s: How long it is known of an ended sequence what became of it.
         segment_size: Bytes of a file of the log store; smaller ones give room back sooner.
         longest_restart_delay_s: Longest wait before a serving process that died is
             started again.
@@ -120,6 +121,7 @@ class ServerSettings(BaseModel):
     allow_client_shm: bool = False
     drain_timeout_s: float = Field(default=30.0, ge=0)
     max_resident_state: Size = 1024**3
+    keep_ends_s: float = Field(default=600.0, ge=0)
     segment_size: Annotated[Size, Field(ge=64 * 1024, le=2**31)] = 256 * 1024**2
     longest_restart_delay_s: float = Field(default=5.0, gt=0)
     workers: int = Field(default=1, ge=1, le=64)

@@ -111,6 +111,7 @@ _OURS: Final = {
     "store": Flag("text", "log, sqlite, or memory to keep nothing  [log]"),
     "durability": Flag("text", "what a reply survives: process or disk  [process]"),
     "max_resident_state": Flag("text", "idle state kept in memory  [1G]"),
+    "keep_ends": Flag("text", "seconds that the end of a sequence is known  [600]"),
     "drain_timeout": Flag("text", "seconds that stopping waits for steps in flight  [30]"),
     "log_form": Flag("text", "auto, json or console  [auto]"),
     "announce": Flag("text", "how to say that it is ready: text or json  [text]"),
@@ -352,6 +353,7 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
         "log_path": Path(log_path).absolute() if log_path else None,
         "log_level": _LOG_LEVELS[values.get("log_level", "INFO")],
         "drain_timeout_s": values.get("drain_timeout"),
+        "keep_ends_s": values.get("keep_ends"),
         "max_message_bytes": MOST_MESSAGE_BYTES,
         "ovms": ovms,
     }

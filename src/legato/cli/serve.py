@@ -56,6 +56,10 @@ def command(
         str | None,
         typer.Option(help="Memory for idle sequences, as 512M or 2G; 0 = no limit.  [1G]"),
     ] = None,
+    keep_ends: Annotated[
+        float | None,
+        typer.Option(help="Seconds that the end of a sequence is known, for late steps.  [600]"),
+    ] = None,
     drain_timeout: Annotated[
         float | None, typer.Option(help="Seconds that stopping waits for steps in flight.  [30]")
     ] = None,
@@ -86,6 +90,7 @@ def command(
             "max_message_bytes": max_message_bytes,
             "allow_client_shm": allow_client_shm,
             "max_resident_state": max_resident_state,
+            "keep_ends_s": keep_ends,
             "drain_timeout_s": drain_timeout,
             "workers": workers,
             "log_level": log_level,

@@ -140,6 +140,7 @@ _OURS: Final = {
     "store": Flag("text", "log, sqlite, or memory to keep nothing  [log]"),
     "durability": Flag("text", "what a reply survives: process or disk  [process]"),
     "max-resident-state": Flag("text", "idle state kept in memory  [1G]"),
+    "keep-ends": Flag("text", "seconds that the end of a sequence is known  [600]"),
     "stream-order": Flag("text", "answers of a stream: in order within a 'sequence', or as "
                          "'request'ed, as Triton  [sequence]"),
     "log-form": Flag("text", "auto, json or console  [auto]"),
@@ -267,6 +268,7 @@ def settings_of(values: dict[str, Any]) -> dict[str, Any]:
         "log_level": _log_level(values),
         "log_path": Path(log_file).absolute() if log_file else None,
         "drain_timeout_s": values.get("exit-timeout-secs", 30),
+        "keep_ends_s": values.get("keep-ends"),
         "max_message_bytes": values.get("http-max-input-size", MOST_MESSAGE_BYTES),
         "triton": options_of(values),
     }

@@ -14,8 +14,17 @@ if TYPE_CHECKING:
 KINDS = ("memory", "log", "sqlite")
 
 
+KEEP_ENDS_S = 600.0
+
+
 def open_store(
-    kind: str, folder: Path | None, *, level: str, clock: Clock, segment_bytes: int = 0
+    kind: str,
+    folder: Path | None,
+    *,
+    level: str,
+    clock: Clock,
+    segment_bytes: int = 0,
+    keep_ends_s: float = KEEP_ENDS_S,
 ) -> Store:
     """Open a store.
 
@@ -25,6 +34,7 @@ def open_store(
         level: ``process`` or ``disk``.
         clock: Wall-clock seconds.
         segment_bytes: Size of the files of a log; 0 = the usual one.
+        keep_ends_s: How long it is known of an ended sequence what became of it.
 
     Raises:
         ConfigError: Unknown kind, no folder, or the folder cannot be used.
@@ -32,7 +42,7 @@ def open_store(
     if kind == "memory":
         from legato.stores.memory import MemoryStore
 
-        return MemoryStore(clock=clock)
+        return MemoryStore(clock=clock, tombstone_s=keep_ends_s)
     if kind not in KINDS:
         raise ConfigError(f"unknown store '{kind}'", key="--store", fix="use " + ", ".join(KINDS))
     if folder is None:
@@ -43,7 +53,9 @@ def open_store(
         from legato.stores.log import SEGMENT_BYTES, LogStore
 
         size = segment_bytes or SEGMENT_BYTES
-        return LogStore(folder, clock=clock, level=level, segment_bytes=size)
+        return LogStore(
+            folder, clock=clock, level=level, segment_bytes=size, tombstone_s=keep_ends_s
+        )
     from legato.stores.sqlite import SqliteStore
 
-    return SqliteStore(folder, clock=clock, level=level)
+    return SqliteStore(folder, clock=clock, level=level, tombstone_s=keep_ends_s)

@@ -198,3 +198,14 @@ def test_an_exception_fails_its_own_request_only(server) -> None:
     assert "too little" in str(outcomes.pop(3))
     assert outcomes == dict.fromkeys((0, 1, 2, 4, 5, 6, 7), 11)
     assert told(step(clients[3], "slow", 10, 53)) == 11
+
+
+def test_an_end_is_forgotten_after_the_time_that_was_asked_for(start, tmp_path) -> None:
+    """With --keep-ends the reason is kept so long, and no longer."""
+    models.write_accumulator(tmp_path, "oldest { }", "sums")
+    server = start(tmp_path, "--keep-ends=0.2")
+    step(server.client(), "sums", 1, 61, sequence_start=True, sequence_end=True)
+
+    with grpc.insecure_channel(server.grpc) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        until(lambda: "ended" not in reason(stub, "sums", 61), "the end is forgotten")
