@@ -7,6 +7,7 @@ arguments, so it may be repeated.
 from __future__ import annotations
 
 import math
+import threading
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -26,7 +27,7 @@ from legato.engine.growth import GrowingLayout, layout_of
 from legato.runtimes.base import StepBatch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from legato.core.types import Array, OutputHeader, Signature, StateRow, TensorSpec
     from legato.runtimes.base import RowInfo, Runtime
@@ -57,17 +58,48 @@ class RowResult(NamedTuple):
     bound: bool = False
 
 
+class Unfinished:
+    """Stands for a row that is answered after its call."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._outcome: RowResult | ServerError | None = None
+        self._listener: Callable[[RowResult | ServerError], None] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Unfinished {'done' if self._outcome is not None else 'open'}>"
+
+    def finish(self, outcome: RowResult | ServerError) -> None:
+        """Say what became of it, once; from any thread."""
+        with self._lock:
+            self._outcome = outcome
+            listener = self._listener
+        if listener is not None:
+            listener(outcome)
+
+    def attach(self, listener: Callable[[RowResult | ServerError], None]) -> None:
+        """Call this with what becomes of it, or became of it already; from any thread."""
+        with self._lock:
+            self._listener = listener
+            outcome = self._outcome
+        if outcome is not None:
+            listener(outcome)
+
+
+Row = RowResult | ServerError | Unfinished
+
+
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
     """Results in row order.
 
     Attributes:
-        rows: A result or the row's own error.
+        rows: A result, the row's own error, or what stands for it until it is answered.
         compute_s: Seconds in the model, all calls together.
         retried: Rows that were run again alone.
     """
 
-    rows: list[RowResult | ServerError]
+    rows: list[Row]
     compute_s: float
     retried: int = 0
 
@@ -106,23 +138,23 @@ class Batcher:
         try:
             results = self._call(runtime, rows)
         except InstanceGoneError as error:  # no row is at fault yet, and none can run here
-            gone: list[RowResult | ServerError] = [error] * len(rows)
+            gone: list[Row] = [error] * len(rows)
             return BatchOutcome(gone, time.perf_counter() - started)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - the model's own code
             if len(rows) == 1:
-                failed: list[RowResult | ServerError] = [as_model_error(error)]
+                failed: list[Row] = [as_model_error(error)]
                 return BatchOutcome(failed, time.perf_counter() - started)
             reason = as_model_error(error)
         else:
             return BatchOutcome(results, time.perf_counter() - started)
-        alone: list[RowResult | ServerError] = [
+        alone: list[Row] = [
             # What has answered in part must not answer twice.
             reason if _has_begun(row.info) else self.run(runtime, (row,)).rows[0]
             for row in rows
         ]
         return BatchOutcome(alone, time.perf_counter() - started, len(rows))
 
-    def _call(self, runtime: Runtime, rows: Sequence[BatchRow]) -> list[RowResult | ServerError]:
+    def _call(self, runtime: Runtime, rows: Sequence[BatchRow]) -> list[Row]:
         count = len(rows)
         inputs = self._feeds(rows)
         old = [row.state for row in rows]
@@ -138,7 +170,7 @@ class Batcher:
             next_rows = layout.grow(following, old, first, states, lasting=result.lasting)
         else:
             next_rows = layout.split(following, old, first)
-        done: list[RowResult | ServerError]
+        done: list[Row]
         if answers:
             done = [RowResult(*own, state) for own, state in zip(answers, next_rows, strict=True)]
         else:
@@ -151,6 +183,8 @@ class Batcher:
                 done[at] = row._replace(
                     again=result.again.get(at), over=at in result.over, bound=at in result.bound
                 )
+        for at, unfinished in result.later.items():
+            done[at] = unfinished
         for at, error in result.failed.items():
             done[at] = as_model_error(error)
         if self._reject_non_finite:
@@ -185,7 +219,7 @@ class Batcher:
         self,
         following: Mapping[str, Array],
         first: Sequence[bool],
-        done: list[RowResult | ServerError],
+        done: list[Row],
     ) -> None:
         for spec in self.states.specs:
             value = following.get(spec.name)
@@ -202,9 +236,7 @@ class Batcher:
                 )
 
 
-def _refuse_too_long(
-    layout: GrowingLayout, rows: Sequence[BatchRow], done: list[RowResult | ServerError]
-) -> None:
+def _refuse_too_long(layout: GrowingLayout, rows: Sequence[BatchRow], done: list[Row]) -> None:
     """Refuse steps that make a state longer than it may be; the last one leaves no state."""
     for at, (row, result) in enumerate(zip(rows, done, strict=True)):
         if isinstance(result, RowResult):

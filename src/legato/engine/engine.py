@@ -34,6 +34,7 @@ from legato.core.types import (
 )
 from legato.engine import process
 from legato.engine.admission import Admission
+from legato.engine.batch import Unfinished
 from legato.engine.commits import Commits
 from legato.engine.committer import Committer
 from legato.engine.model import ModelHandle
@@ -48,10 +49,10 @@ from legato.repository.loader import content_digest
 from legato.runtimes import registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from legato.core.types import CorrelationId, Step
-    from legato.engine.batch import BatchOutcome, RowResult
+    from legato.engine.batch import BatchOutcome, Row, RowResult
     from legato.engine.instance import Instance
     from legato.engine.suspicion import Suspicion
     from legato.engine.work import Sequence, Work
@@ -319,7 +320,11 @@ class Engine:
     async def _retire(self, handle: ModelHandle) -> None:
         handle.serving = False
         # Polled, because it is rare: an event would cost every model call.
-        while len(handle.free) + len(handle.down) < len(handle.instances) or len(handle.scheduler):
+        while (
+            handle.late
+            or len(handle.scheduler)
+            or len(handle.free) + len(handle.down) < len(handle.instances)
+        ):
             if len(handle.down) == len(handle.instances):
                 self._workers.refuse(handle)
             await asyncio.sleep(0.005)
@@ -482,8 +487,19 @@ class Engine:
         calls = statistics.batch_seconds.setdefault(len(plan), [0, 0.0])
         calls[0] += 1
         calls[1] += outcome.compute_s
+        self._settle(handle, zip(plan, outcome.rows, strict=True))
+
+    def _late(self, handle: ModelHandle, work: Work, row: RowResult | ServerError) -> None:
+        """A row is answered that its call had left open."""
+        handle.late -= 1
+        self._settle(handle, [(work, row)])
+        if len(handle.scheduler):
+            self._pump(handle)
+
+    def _settle(self, handle: ModelHandle, rows: Iterable[tuple[Work, Row]]) -> None:
+        """Commit the rows that succeeded, and see what becomes of the others."""
         done: list[tuple[Work, RowResult]] = []
-        for work, row in zip(plan, outcome.rows, strict=True):
+        for work, row in rows:
             if isinstance(row, InstanceGoneError):
                 problem = self._workers.retry(work, row)
                 if problem is not None:
@@ -492,6 +508,9 @@ class Engine:
                 self._lose(work, row)
             elif isinstance(row, ServerError):
                 self.fail(work, row)
+            elif isinstance(row, Unfinished):
+                handle.late += 1
+                row.attach(partial(handle.post, self._late, handle, work))
             else:
                 done.append((work, row))
         if not done:
@@ -499,6 +518,7 @@ class Engine:
         if handle.stateful:
             self.commits.commit(handle, done)
         else:
+            statistics = handle.statistics
             for work, row in done:
                 statistics.applied += 1
                 if row.again is not None:

@@ -48,6 +48,7 @@ class ModelHandle:
         instances: All loaded copies; ``free`` are those without a plan, ``down`` those whose
             worker process is dead.
         parts: The model may answer in parts.
+        late: Steps whose call is over and that are not answered yet.
         asks: Rows tell of the requests behind them.
         tells_together: Some control input has no batch axis; see :meth:`told_alike`.
         sticky: Sequences go to the worker that ran them last, where it is free.
@@ -73,6 +74,7 @@ class ModelHandle:
         self.serving = True
         self.stateful = bool(self.signature.states) or config.sequenced
         self.asks = self.signature.asks
+        self.late = 0
         self.parts = self.asks or config.runtime == "torchserve"
         self.pinned: dict[SequenceKey, bytes] | None = None
         self.gave_way_at = 0.0

@@ -415,7 +415,16 @@ class ProcessRuntime:
         answers = answer.get("answers")
         if answers is not None:
             answers = [(self._headers(headers), tuple(data)) for headers, data in answers]
-        return StepResult(outputs, states, failed, again, answer["over"], answer["bound"], answers)
+        return StepResult(
+            outputs,
+            states,
+            failed,
+            again,
+            answer["over"],
+            answer["bound"],
+            answers,
+            answer.get("unfinished", {}),
+        )
 
     def _headers(self, plain: list[Any]) -> tuple[OutputHeader, ...]:
         """Make headers of plain data: equal ones are one object, which protocols make use of."""
@@ -468,4 +477,8 @@ def build(config: ModelConfig) -> ProcessRuntime:
     Raises:
         ConfigError: The model cannot be loaded.
     """
+    if config.late:
+        from legato.engine.late import LateRuntime
+
+        return LateRuntime(config)
     return ProcessRuntime(config)

@@ -18,14 +18,12 @@ import time
 from typing import TYPE_CHECKING
 
 from legato.core.errors import ModelError
-from legato.engine.batch import BatchOutcome
+from legato.engine.batch import BatchOutcome, Row
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from legato.core.errors import ServerError
-    from legato.engine.batch import RowResult
     from legato.engine.work import Work
 
     StepName = tuple[str, int | str, int]
@@ -83,7 +81,7 @@ class Suspicion:
         """Run a plan in as many parts as caution asks for; rows as in the plan."""
         if self._file < 0 and not self.quarantined:
             return run(plan)
-        rows: dict[int, RowResult | ServerError] = {}
+        rows: dict[int, Row] = {}
         together: list[int] = []
         parts: list[list[int]] = [together]
         for at, work in enumerate(plan):

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from legato.core.errors import BusyError, InstanceGoneError, ModelError, ServerError
+from legato.engine.batch import RowResult
 from legato.engine.instance import Instance
 from legato.engine.process import ProcessRuntime, WorkerGoneError
 from legato.observe.log import get_logger
@@ -178,7 +179,7 @@ class Workers:
             return True
         handle = instance.handle
         for work, row in zip(plan, outcome.rows, strict=True):
-            if not isinstance(row, ServerError):
+            if isinstance(row, RowResult):
                 work.sequence.home = instance
                 work.sequence.bound = row.bound or row.again is not None
         if any(isinstance(row, InstanceGoneError) for row in outcome.rows) or not instance.alive:

@@ -232,6 +232,11 @@ class ModelConfig(_Strict):
         """Whether a request may get any number of answers (Triton's transaction policy)."""
         return bool(self.origin.get("model_transaction_policy", {}).get("decoupled"))
 
+    @property
+    def late(self) -> bool:
+        """Whether a call may end before all of its requests are answered."""
+        return self.runtime == "triton_python" and self.decoupled and not self.sequenced
+
     @model_validator(mode="after")
     def _has_an_instance(self) -> Self:
         if self.runtime == "torchserve":

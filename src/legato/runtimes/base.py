@@ -46,7 +46,9 @@ class Asked(NamedTuple):
         outputs: Outputs asked for; empty = all.
         priority: 0 = default, 1 = highest.
         timeout_us: Microseconds it may wait in a queue; 0 = no limit.
-        cancelled: Tells whether the client has given it up; from any thread, during the call.
+        cancelled: Tells whether the client has given it up; from any thread, until it is answered.
+        finish: Takes the last answer, or why there is none, of a row that was said to be
+            answered later; from any thread. ``None`` = it must be answered in the call.
     """
 
     request_id: str
@@ -54,6 +56,7 @@ class Asked(NamedTuple):
     priority: int
     timeout_us: int
     cancelled: Callable[[], bool]
+    finish: Callable[[Answer | Exception], None] | None = None
 
 
 class RowInfo(NamedTuple):
@@ -100,6 +103,7 @@ class StepResult:
         bound: Rows part of whose state the instance has in its memory alone.
         answers: Headers and data of each row, where the rows of a call may differ in what they
             have; ``outputs`` is then empty.
+        later: Rows that are answered after the call, and what stands for each until then.
         lasting: The arrays stay what they are when the model is called again, and may be kept.
     """
 
@@ -110,6 +114,7 @@ class StepResult:
     over: Collection[int] = ()
     bound: Collection[int] = ()
     answers: Sequence[Answer] | None = None
+    later: Mapping[int, Any] = field(default_factory=dict)
     lasting: bool = False
 
 

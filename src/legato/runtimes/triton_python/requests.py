@@ -94,6 +94,7 @@ class Line:
     ) -> None:
         self._forward = forward
         self._settled = threading.Condition()
+        self._settle: Callable[[], None] | None = None
         self.cancelled = cancelled
         self.kept: list[InferenceResponse] = []
         self.last: InferenceResponse | None = None
@@ -119,6 +120,9 @@ class Line:
                 self._forward(response)
             elif response is not None:
                 self.kept.append(response)
+            settle = self._settle if final else None
+        if settle is not None:
+            settle()
 
     def close(self) -> None:
         """Take no further responses."""
@@ -130,6 +134,13 @@ class Line:
         """Wait for the last response."""
         with self._settled:
             self._settled.wait_for(lambda: self.final)
+
+    def when_final(self, settle: Callable[[], None]) -> bool:
+        """Call this when the last response comes; false = it is there already."""
+        with self._settled:
+            if not self.final:
+                self._settle = settle
+            return not self.final
 
 
 class InferenceResponseSender:

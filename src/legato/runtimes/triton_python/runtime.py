@@ -176,7 +176,7 @@ class TritonPythonRuntime:
         # Rows that failed or go on need something in their place; nobody sees it.
         any_one = next((one for one in call.responses if one is not None), None)
         responses = [
-            any_one if at in call.failed or at in call.again else one
+            any_one if at in call.failed or at in call.again or at in call.later else one
             for at, one in enumerate(call.responses)
         ]
         outputs = stack(responses, self._outputs)
@@ -189,7 +189,9 @@ class TritonPythonRuntime:
             following = np.empty(count, object)
             following[:] = call.states
             states[STATE] = following
-        return StepResult(outputs, states, call.failed, call.again, (), call.bound, answers)
+        return StepResult(
+            outputs, states, call.failed, call.again, (), call.bound, answers, call.later
+        )
 
     # -- a call of the model ------------------------------------------------------------
 
@@ -284,12 +286,11 @@ class TritonPythonRuntime:
             call.again[at] = to_parts(line.kept, wanted)
             return
         if given is None and (self._decoupled or line.used):
+            if self._later(row, line):
+                call.later[at] = None
+                return
             line.wait()
-            given = line.last
-            if line.kept and given is None and row.partial is None:
-                given = line.kept.pop()
-            if line.kept:
-                given = self._many(line, given, row, wanted)
+            given = self._last(row, line)
         elif given is None:
             call.failed[at] = self._says(
                 f"Python model '{self._config.name}' gave None where a response was expected"
@@ -301,9 +302,29 @@ class TritonPythonRuntime:
         else:
             call.responses[at] = given
 
-    def _many(self, line: Line, last: Any, row: RowInfo, wanted: Sequence[str]) -> Any:
-        """Give away responses that were kept although one request has one answer."""
+    def _later(self, row: RowInfo, line: Line) -> bool:
+        """Have a row answered when its last response comes; false = that is there, or must be."""
+        finish = None if row.asked is None else row.asked.finish
+        if finish is None:
+            return False
+        give = finish
+
+        def settle() -> None:
+            last = self._last(row, line)
+            error = None if last is None else error_of(last)
+            give(error or (((), ()) if last is None else outputs_of(last)))
+
+        return line.when_final(settle)
+
+    def _last(self, row: RowInfo, line: Line) -> InferenceResponse | None:
+        """Return the answer to a row whose last response has come; ``None`` = an empty one."""
+        last = line.last
+        if line.kept and last is None and row.partial is None:
+            last = line.kept.pop()
+        if not line.kept:
+            return last
         if row.partial is not None:
+            wanted = row.asked.outputs if row.asked is not None else ()
             row.partial(*to_parts(line.kept, wanted))
             return last
         return InferenceResponse(
@@ -406,7 +427,7 @@ class _Call:
 
     Attributes:
         responses: The answer of each row that has one.
-        failed, again, bound, states: As in :class:`legato.runtimes.base.StepResult`.
+        failed, again, bound, states, later: As in :class:`legato.runtimes.base.StepResult`.
     """
 
     def __init__(self, count: int) -> None:
@@ -414,6 +435,7 @@ class _Call:
         self.failed: dict[int, Exception] = {}
         self.again: dict[int, tuple[bytes, dict[str, Any]]] = {}
         self.bound: list[int] = []
+        self.later: dict[int, None] = {}
         self.states: list[bytes | None] = [None] * count
 
 

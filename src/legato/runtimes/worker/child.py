@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
+import time
 import traceback
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from legato.repository.config import ModelConfig
 from legato.runtimes import registry
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
     import socket
 
     from legato.core.types import Array
-    from legato.runtimes.base import Runtime
+    from legato.runtimes.base import Answer, Runtime
+
+
+_LOOK_S: Final = 0.0002
 
 
 def serve(sock: socket.socket) -> NoReturn:
@@ -46,22 +52,25 @@ def _serve(channel: Channel) -> None:
     orders, _data = channel.receive()
     channel.set_threshold(orders["shared_from"])
     try:
-        runtime = registry.build(ModelConfig.model_validate_json(orders["config"]))
+        config = ModelConfig.model_validate_json(orders["config"])
+        runtime = registry.build(config)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the parent
         traceback.print_exc()
         channel.send({"kind": "failed", "error": from_error(error)})
         return
     channel.send({"kind": "ready", "signature": from_signature(runtime.signature)})
-    worker = _Worker(channel, runtime)
+    worker = LateWorker(channel, runtime) if config.late else Worker(channel, runtime)
     while True:
-        message, data = channel.receive()
+        message, data = worker.next()
         if message["kind"] == "close":
             runtime.close()
             return
         worker.answer(message, data)
 
 
-class _Worker:
+class Worker:
+    """Answers the parent's calls of a runtime, one at a time."""
+
     def __init__(self, channel: Channel, runtime: Runtime) -> None:
         self._channel = channel
         self._runtime = runtime
@@ -69,7 +78,12 @@ class _Worker:
         self._call: object = None  # which call is under way; threads of an earlier one are late
         self._measured = getattr(runtime, "measured", None)
 
+    def next(self) -> tuple[dict[str, Any], memoryview]:
+        """Wait for a message."""
+        return self._channel.receive()
+
     def answer(self, message: dict[str, Any], data: memoryview) -> None:
+        """Do what a message asks for."""
         for correlation_id, reason in to_endings(message["ended"]):
             try:
                 self._runtime.sequence_ended(correlation_id, reason)
@@ -79,7 +93,7 @@ class _Worker:
             self._step(message, data)
 
     def _step(self, message: dict[str, Any], data: memoryview) -> None:
-        self._call = object()
+        self._call = self._begin(message)
         inputs = self._channel.arrays(message["inputs"], data)
         states = self._channel.arrays(message["states"], data)
         _put_held(states, message["held"])
@@ -99,8 +113,7 @@ class _Worker:
             try:
                 result = self._runtime.step(StepBatch(inputs, states, rows))
             finally:
-                with self._sending:
-                    self._call = None
+                self._over()
             reply = {
                 "kind": "done",
                 "failed": {row: from_error(error) for row, error in result.failed.items()},
@@ -110,10 +123,12 @@ class _Worker:
             }
             if result.answers is not None:
                 reply["answers"] = list(result.answers)
+            if result.later:
+                reply["later"] = list(result.later)
             outputs, following = dict(result.outputs), dict(result.state)
             kept = _take_kept(following)
         except StatesWantedError as wanted:
-            self._channel.send({"kind": "wanted", "rows": wanted.rows})
+            self._send({"kind": "wanted", "rows": wanted.rows})
             return
         except (Exception, SystemExit) as error:  # noqa: BLE001 - told to the parent
             traceback.print_exc()
@@ -124,7 +139,17 @@ class _Worker:
             self._send({**reply, "kept": kept}, groups)
         except (TypeError, ValueError, AttributeError) as error:
             # The model gave something that is no array; nothing was sent yet.
-            self._channel.send({"kind": "error", "error": from_error(error)})
+            self._send({"kind": "error", "error": from_error(error)})
+
+    def _begin(self, message: dict[str, Any]) -> object:
+        """Give a call a name."""
+        del message
+        return object()
+
+    def _over(self) -> None:
+        """A call is over: its threads may say nothing more."""
+        with self._sending:
+            self._call = None
 
     def _send(
         self, reply: dict[str, Any], groups: dict[str, dict[str, Array]] | None = None
@@ -153,6 +178,89 @@ class _Worker:
         def send(body: bytes, meta: dict[str, Any]) -> None:
             with self._sending:  # handlers stream from threads of their own
                 self._channel.send({"kind": "partial", "row": row, "body": body, "meta": meta})
+
+        return send
+
+
+class LateWorker(Worker):
+    """Answers rows of a call when it is over, too; see :mod:`legato.engine.late`."""
+
+    def __init__(self, channel: Channel, runtime: Runtime) -> None:
+        super().__init__(channel, runtime)
+        self._reading = threading.Lock()
+        self._cancelled: set[tuple[int, int]] = set()
+        self._early: deque[tuple[dict[str, Any], memoryview]] = deque()
+
+    def next(self) -> tuple[dict[str, Any], memoryview]:
+        """Wait for a message that is for the main thread."""
+        while True:
+            with self._reading:  # another thread may have found one while this one waited
+                if self._early:
+                    return self._early.popleft()
+                self._sort(*self._channel.receive())
+
+    def _sort(self, message: dict[str, Any], data: memoryview) -> None:
+        if message["kind"] == "cancelled":
+            self._cancelled.add((message["call"], message["row"]))
+        else:
+            self._early.append((message, data))
+
+    def _look(self) -> None:
+        """Take what the parent said while the model had the main thread."""
+        if not self._reading.acquire(blocking=False):
+            return  # the main thread takes it
+        try:
+            with self._sending, contextlib.suppress(TimeoutError):
+                while True:
+                    self._sort(*self._channel.receive(time.monotonic() + _LOOK_S))
+        finally:
+            self._reading.release()
+
+    def _begin(self, message: dict[str, Any]) -> object:
+        call: int = message["call"]
+        return call
+
+    def _over(self) -> None:
+        """Nothing is over before it was answered."""
+
+    def _send(
+        self, reply: dict[str, Any], groups: dict[str, dict[str, Array]] | None = None
+    ) -> None:
+        with self._sending:
+            super()._send(reply, groups)
+
+    def _asked(self, row: int, told: list[Any]) -> Asked:
+        call: Any = self._call
+        key = (call, row)
+
+        def cancelled() -> bool:
+            if key not in self._cancelled:
+                self._look()
+            return key in self._cancelled
+
+        def finish(outcome: Answer | Exception) -> None:
+            failed = isinstance(outcome, Exception)
+            message = {
+                "kind": "later",
+                "call": call,
+                "row": row,
+                "answer": None if failed else outcome,
+                "error": from_error(outcome) if isinstance(outcome, Exception) else None,
+            }
+            with self._sending:
+                self._channel.send(message)
+            self._cancelled.discard(key)
+
+        request_id, outputs, priority, timeout_us = told
+        return Asked(request_id, tuple(outputs), priority, timeout_us, cancelled, finish)
+
+    def _sender(self, row: int) -> Any:
+        call = self._call
+
+        def send(body: bytes, meta: dict[str, Any]) -> None:
+            part = {"kind": "partial", "call": call, "row": row, "body": body, "meta": meta}
+            with self._sending:
+                self._channel.send(part)
 
         return send
 

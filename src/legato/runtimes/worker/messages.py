@@ -94,7 +94,7 @@ def from_rows(rows: Iterable[RowInfo]) -> list[tuple[Any, ...]]:
             r.end,
             dict(r.parameters),
             r.partial is not None,
-            None if r.asked is None else r.asked[:-1],
+            None if r.asked is None else r.asked[:4],
         )
         for r in rows
     ]
