@@ -183,6 +183,8 @@ class Signature:
         why: One sentence on the batching verdict, shown to people.
         platform: For display, e.g. ``onnxruntime_onnx``.
         asks: The model looks at the requests behind its rows: their ids, the outputs asked for.
+        most_rows: Most rows of a call, if the model itself says that; 0 = the config does.
+        decoupled: A request may get any number of answers, as the model itself says.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -192,6 +194,8 @@ class Signature:
     why: str = ""
     platform: str = ""
     asks: bool = False
+    most_rows: int = 0
+    decoupled: bool = False
 
 
 class StateRow(NamedTuple):

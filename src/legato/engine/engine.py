@@ -210,7 +210,8 @@ class Engine:
                 fix="serve it under another name",
             )
         model.add(handle)
-        (self.decoupled.add if config.decoupled else self.decoupled.discard)(config.name)
+        often = config.decoupled or handle.signature.decoupled
+        (self.decoupled.add if often else self.decoupled.discard)(config.name)
         self.unloaded.discard(config.name)
         if old is not None:
             await self._let_go(model, [old], keep_sequences=keep_sequences)

@@ -81,6 +81,7 @@ class ModelHandle:
         self.searched = False
         self.batcher = Batcher(self.signature, reject_non_finite=config.reject_non_finite)
         limit = config.max_batch_size if self.signature.batching else 1
+        limit = min(limit, self.signature.most_rows or limit)
         self._shared_controls = tuple(
             spec.control
             for spec in self.signature.inputs

@@ -124,7 +124,7 @@ def _own_config(model: ServedModel) -> config_pb.ModelConfig:
 def _made_up_config(model: ServedModel) -> config_pb.ModelConfig:
     signature, config = model.signature, model.config
     batched = is_batched(model)
-    largest = config.max_batch_size if signature.batching else 1
+    largest = signature.most_rows or config.max_batch_size if signature.batching else 1
     made = config_pb.ModelConfig(
         name=model.name,
         platform=_platform(model),

@@ -51,8 +51,7 @@ class TritonPythonRuntime:
         self.signature = signature_of(config, model_config)
         self._config = config
         self._model = model
-        policy = model_config.get("model_transaction_policy", {})
-        self._decoupled = bool(policy.get("decoupled", False))
+        self._decoupled = self.signature.decoupled
         self._batching = model_config.get("sequence_batching", {})
         self._iterative = bool(self._batching.get("iterative_sequence", False))
         self._outputs = {spec.name: spec.dtype for spec in self.signature.outputs}

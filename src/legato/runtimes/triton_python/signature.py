@@ -8,6 +8,7 @@ import numpy as np
 
 from legato.core.errors import ConfigError
 from legato.core.types import ControlKind, InputKind, Signature, StateSpec, TensorSpec
+from legato.runtimes.triton_python.lookups import using_decoupled_model_transaction_policy
 from legato.runtimes.triton_python.tensors import TRITON_STRING_TO_NUMPY
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ def signature_of(config: ModelConfig, model_config: dict[str, Any]) -> Signature
         else "max_batch_size is 0",
         platform="python",
         asks=True,
+        most_rows=int(model_config.get("max_batch_size", 0)),
+        decoupled=using_decoupled_model_transaction_policy(model_config),
     )
 
 

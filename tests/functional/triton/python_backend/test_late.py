@@ -10,7 +10,7 @@ import numpy as np
 
 from legato.core.types import Reply
 from legato.engine.workers import WorkerDiedError
-from triton_python_kit import Parts, until
+from triton_python_kit import Parts, number, until
 
 
 def repeat(bench, numbers, delay_ms: int, parts: Parts):
@@ -78,3 +78,17 @@ async def test_unload_waits_for_answers_to_come(bench) -> None:
 
     assert isinstance(sent.result(), Reply)
     assert parts.numbers() == [1, 2, 3]
+
+
+async def test_decoupled_steps_of_a_sequence_are_committed_with_their_last_answer(bench) -> None:
+    """Threads change what is kept; it is taken out when they are done, and outlives the worker."""
+    await bench.load("running")
+    parts = Parts()
+    value = np.int32([[5]])
+
+    first = await bench.outcome("running", 7, INPUT=value, start=True, partial=parts)
+    os.kill(bench.pids("running")[0], signal.SIGKILL)
+    second = await bench.outcome("running", 7, INPUT=value, partial=parts)
+
+    assert [number(first), number(second)] == [5, 10]
+    assert parts.numbers() == [0, 5]

@@ -117,7 +117,7 @@ async def test_model_completes_its_own_configuration(bench) -> None:
     reply = await bench.outcome("completed", None, X=np.float32([[1, 2]]))
 
     assert np.frombuffer(reply.data[0], np.float32).tolist() == [2, 4]
-    assert handle.signature.batching
+    assert (handle.signature.batching, handle.signature.most_rows) == (True, 4)
 
 
 # -- any number of answers ---------------------------------------------------------------
