@@ -210,3 +210,15 @@ def unbatched_state() -> onnx.ModelProto:
         [("x", FLOAT, [3]), ("state", FLOAT, [3])],
         [("y", FLOAT, [3]), ("next_state", FLOAT, [3])],
     )
+
+
+def grower() -> onnx.ModelProto:
+    """Put ``x`` behind a cache that grows on axis 2; the answer is the sum of all entries."""
+    return build(
+        [node("Concat", ["cache", "x"], ["present"], axis=2),
+         node("ReduceSum", ["present", "axes"], ["sum"], keepdims=0),
+         node("Unsqueeze", ["sum", "last"], ["y"])],
+        [("x", FLOAT, ["batch", 2, 1, 2]), ("cache", FLOAT, ["batch", 2, "past", 2])],
+        [("y", FLOAT, ["batch", 1]), ("present", FLOAT, ["batch", 2, "past + 1", 2])],
+        {"axes": np.array([1, 2, 3]), "last": np.array([1])},
+    )  # fmt: skip
