@@ -111,6 +111,9 @@ class Batcher:
         self.states = layout_of(signature)
         self.outputs = OutputLayout(signature)
         self._reject_non_finite = reject_non_finite
+        self._replaced = self.states.fixed and all(
+            spec.rule is UpdateRule.REPLACE for spec in signature.states
+        )
         self._stacked = tuple(
             (spec.name, spec.batch_axis, spec.optional or spec.default is not None)
             for spec in signature.inputs
@@ -158,9 +161,12 @@ class Batcher:
         count = len(rows)
         inputs = self._feeds(rows)
         old = [row.state for row in rows]
-        states, windows = self.states.gather(old)
+        infos = tuple([row.info for row in rows])
+        keeps = self._replaced and getattr(runtime, "resident", None) is not None
+        states, windows = ({}, {}) if keeps else self.states.gather(old)
         following = self.states.windowed(inputs, windows) if windows else {}
-        result = runtime.step(StepBatch(inputs, states, tuple([row.info for row in rows])))
+        batch = StepBatch(inputs, states, infos, old if keeps else ())
+        result = runtime.step(batch)
         answers = result.answers
         headers, data = ((), []) if answers else self.outputs.split(result.outputs, count)
         following.update(result.state)
@@ -170,6 +176,8 @@ class Batcher:
             next_rows = layout.grow(following, old, first, states, lasting=result.lasting)
         else:
             next_rows = layout.split(following, old, first)
+        if keeps:
+            runtime.keep(next_rows)  # type: ignore[attr-defined]  # goes with ``resident``
         done: list[Row]
         if answers:
             done = [RowResult(*own, state) for own, state in zip(answers, next_rows, strict=True)]

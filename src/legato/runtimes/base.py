@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from legato.core.types import Array, CorrelationId, EndReason, OutputHeader, Signature
+    from legato.core.types import (
+        Array,
+        CorrelationId,
+        EndReason,
+        OutputHeader,
+        Signature,
+        StateRow,
+    )
 
     Answer = tuple[tuple[OutputHeader, ...], tuple[bytes, ...]]
 
@@ -81,11 +88,14 @@ class StepBatch:
         state: State by the *state's name*, rows side by side on its batch axis.
             WINDOW states are not here: the engine keeps them.
         rows: One entry a row.
+        held: The rows' states as they were committed, where the runtime is ``resident``;
+            ``state`` is then empty.
     """
 
     inputs: Mapping[str, Array]
     state: Mapping[str, Array]
     rows: tuple[RowInfo, ...]
+    held: Sequence[StateRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,9 @@ class Runtime(Protocol):
 
     ``step`` blocks and may be called from any thread, one call at a time. A runtime that
     is costly to examine may also have ``clone() -> Runtime``: further instances are then
-    made by it and not by loading again.
+    made by it and not by loading again. One that keeps states on its device has a ``resident``
+    that is not ``None``: where states are replaced whole, it then gets ``StepBatch.held``, and
+    after each call ``keep(rows)`` tells it the rows that its next states became.
     """
 
     signature: Signature

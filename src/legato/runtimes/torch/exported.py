@@ -75,6 +75,7 @@ def open_exported(path: Path, device: str) -> Exported:
         graph.call(),
         per_row=(graph.call, decomposed),
         shareable=True,
+        pure=True,
     )
     return Exported(program, graph.inputs, graph.outputs, graph.mutated)
 

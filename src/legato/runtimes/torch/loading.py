@@ -288,6 +288,7 @@ class Loader:
             form,
             device=self.options.device,
             threads=self.config.threads,
+            resident=self.options.resident,
         )
 
     def _signature(self, axes: Axes, *, batching: bool, why: str) -> Signature:

@@ -87,6 +87,7 @@ class Program:
         per_row: Makers of forms of it that ``torch.vmap`` may run for many rows at once.
         alone: Why it must run one row a call, "" if that is open.
         shareable: Several instances may call it at the same time.
+        pure: It never writes to what it is given.
         notes: Sentences for people.
     """
 
@@ -96,6 +97,7 @@ class Program:
     per_row: tuple[Callable[[], Call], ...] = ()
     alone: str = ""
     shareable: bool = False
+    pure: bool = False
     notes: tuple[str, ...] = ()
 
 

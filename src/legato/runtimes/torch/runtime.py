@@ -12,11 +12,12 @@ from legato.core.errors import ModelError, ServerError
 from legato.runtimes.base import StepResult
 from legato.runtimes.discovery.findings import Findings
 from legato.runtimes.torch.program import REQUIRED, reason, to_array
+from legato.runtimes.torch.resident import Resident
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from legato.core.types import Array, CorrelationId, EndReason, Signature
+    from legato.core.types import Array, CorrelationId, EndReason, Signature, StateRow
     from legato.runtimes.base import StepBatch
     from legato.runtimes.torch.program import Argument, Call, Program
 
@@ -86,6 +87,7 @@ class TorchRuntime:
         form: How several rows are run.
         device: Where it runs.
         threads: Threads inside a call, 0 = PyTorch's own choice.
+        resident: Keep states on the device from one step to the next.
         findings: What was learnt on loading.
     """
 
@@ -98,8 +100,11 @@ class TorchRuntime:
         *,
         device: str = "cpu",
         threads: int = 1,
+        resident: bool = False,
         findings: Findings | None = None,
     ) -> None:
+        self.resident = Resident(signature.states, device) if resident else None
+        self._given: dict[str, Any] = {}
         self.signature = signature
         self.findings = findings or Findings({})
         self._program = program
@@ -128,8 +133,9 @@ class TorchRuntime:
         use_threads(self._threads)
         rows = len(batch.rows)
         with torch.inference_mode():
-            values = [self._value(feed, batch) for feed in self._feeds]
-            lifted = [self._tensor(batch.state[name]) for name in self._lifted]
+            states = self._states(batch)
+            values = [self._value(feed, batch, states) for feed in self._feeds]
+            lifted = [states[name] for name in self._lifted]
             try:
                 run = self._alone if rows == 1 else self._together
                 results = run(values, lifted)
@@ -140,6 +146,8 @@ class TorchRuntime:
                 raise ModelError(msg) from error
             outputs: dict[str, Array] = {}
             state: dict[str, Array] = {}
+            self._given = {out.name: value for out, value in zip(self._outs, results, strict=True)
+                           if out is not None and out.state} if batch.held else {}  # fmt: skip
             for out, value in zip(self._outs, results, strict=True):
                 if out is None:
                     continue
@@ -149,12 +157,20 @@ class TorchRuntime:
                     outputs[out.also] = array
         return StepResult(outputs, state, lasting=True)
 
+    def keep(self, rows: Sequence[StateRow]) -> None:
+        """Take note of the rows that the last call's states became; see ``runtimes.base``."""
+        if self.resident is not None and self._given:
+            self.resident.keep(self._given, rows)
+        self._given = {}
+
     def sequence_ended(self, correlation_id: CorrelationId, reason: EndReason) -> None:
         """Nothing to do: a program keeps nothing of a sequence."""
 
     def close(self) -> None:
         """Free the model."""
         self._one = self._many = _closed
+        if self.resident is not None:
+            self.resident.clear()
 
     def _clone(self) -> TorchRuntime:
         """Make another instance that runs the same weights."""
@@ -165,6 +181,7 @@ class TorchRuntime:
             self.form,
             device=self._device,
             threads=self._threads,
+            resident=self.resident is not None,
             findings=self.findings,
         )
 
@@ -177,8 +194,19 @@ class TorchRuntime:
 
     # -- in -------------------------------------------------------------------------------
 
-    def _value(self, feed: _Feed, batch: StepBatch) -> Any:
-        value = (batch.state if feed.state else batch.inputs).get(feed.name)
+    def _states(self, batch: StepBatch) -> dict[str, Any]:
+        """Return the states on the device: from the step before, or uploaded."""
+        if not batch.held or self.resident is None:
+            return {name: self._tensor(value) for name, value in batch.state.items()}
+        gathered = self.resident.gather(batch.held)
+        if self._program.pure:
+            return gathered
+        return {name: value.clone() for name, value in gathered.items()}
+
+    def _value(self, feed: _Feed, batch: StepBatch, states: Mapping[str, Any]) -> Any:
+        if feed.state:
+            return states[feed.name]
+        value = batch.inputs.get(feed.name)
         if value is None:
             if feed.argument.default is not REQUIRED:
                 return feed.argument.default
