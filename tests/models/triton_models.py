@@ -312,6 +312,20 @@ LEGATO_CONFIG = (
     """
 )
 
+DYNAMIC = (
+    'backend: "onnxruntime"\nmax_batch_size: 4\n'
+    + tensors("input", ("x", "FP32", "3"))
+    + tensors("output", ("x_out", "FP32", "3"))
+    + """
+    dynamic_batching {
+      max_queue_delay_microseconds: 100
+      preserve_ordering: true
+      priority_levels: 2
+      default_priority_level: 2
+      default_queue_policy { default_timeout_microseconds: 10000000 max_queue_size: 100 }
+    }"""
+)
+
 TEXT = (
     'backend: "onnxruntime"\nmax_batch_size: 4\n'
     + tensors("input", ("INPUT", "STRING", "2"))

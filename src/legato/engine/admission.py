@@ -20,6 +20,7 @@ from legato.core.errors import (
     ClientError,
     DeadlineError,
     DrainingError,
+    InputError,
     MissingIdError,
     OtherVersionError,
     SequenceLimitError,
@@ -35,6 +36,7 @@ from legato.core.ids import MAX_BYTES, RESERVED, is_reserved, is_too_long
 from legato.core.reply import decode_reply
 from legato.core.types import Durability, Reply, SequenceKey, StateRow, WhenFull
 from legato.engine.model import digest_inputs
+from legato.engine.rows import split
 from legato.engine.work import Sequence, Work
 from legato.faults import fault
 from legato.observe.log import get_logger
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
 
     from legato.core.types import CorrelationId, Receipt, RecordHead, Step
     from legato.engine.engine import Engine
+    from legato.engine.model import ModelHandle
     from legato.engine.table import Model
     from legato.stores.base import AcquireResult
 
@@ -143,17 +146,41 @@ class Admission:
         except Exception as error:  # noqa: BLE001 - submit never raises
             return internal_error(error)
         if problem is None:
-            nobody = Sequence(SequenceKey(step.model, step.correlation_id or 0))
-            rules = handle.queue_rules
-            if rules is not None:
-                full = rules.enter(handle, step)
-                if full is not None:
-                    return full
-            work = Work(handle, nobody, step, 0, _NO_STATE)
-            self._engine.schedule(handle, work)
-            if rules is not None:
-                rules.watch(handle, work)
+            return self._run(handle, step)
+        if problem.reason == "batch" and step.partial is None:
+            return self._admit_rows(model, handle, step)
         return problem
+
+    def _run(self, handle: ModelHandle, step: Step) -> ServerError | None:
+        """Schedule a step of a model without state, if there is room for it."""
+        nobody = Sequence(SequenceKey(step.model, step.correlation_id or 0))
+        rules = handle.queue_rules
+        if rules is not None:
+            full = rules.enter(handle, step)
+            if full is not None:
+                return full
+        work = Work(handle, nobody, step, 0, _NO_STATE)
+        self._engine.schedule(handle, work)
+        if rules is not None:
+            rules.watch(handle, work)
+        return None
+
+    def _admit_rows(self, model: Model, handle: ModelHandle, step: Step) -> ServerError | None:
+        """Run a request of several rows: a step each, and one answer when all have theirs."""
+        rows = split(step, handle, lambda answer: self._engine.finish(step, answer, handle))
+        if isinstance(rows, InputError):
+            return rows
+        for row in rows:
+            problem = handle.check(row, first=True)
+            if problem is not None:  # that of any other row, too: nothing was begun
+                return problem
+        for row in rows:
+            self._engine.unanswered += 1
+            model.unanswered += 1
+            problem_of_row = self._run(handle, row)
+            if problem_of_row is not None:
+                self._engine.finish(row, problem_of_row)
+        return None
 
     def _new_id(self, model: Model) -> int:
         """Ids count up from 1; ids in use are passed over, freed ones not given again soon."""

@@ -59,6 +59,7 @@ def server(triton, tmp_path_factory):
     models.write(repository, "bare", models.accumulator())
     models.write(repository, "no_state", models.no_state(), models.NO_STATE)
     models.write(repository, "reshaped", models.flat(), models.RESHAPED)
+    models.write(repository, "dynamic", tiny.echo(), models.DYNAMIC)
     models.write(repository, "whole", tiny.lstm(), models.WHOLE)
     own = models.write(repository, "own", None, models.LEGATO_CONFIG)
     (own / "1" / "model.py").write_text(models.LEGATO_MODEL)
@@ -236,6 +237,19 @@ def test_without_a_batch_size_shapes_are_whole(client) -> None:
     assert metadata["inputs"][0]["shape"] == ["1", "1", "3"]
     assert first.shape == (1, 1, 5)
     assert not np.array_equal(first, second)
+
+
+def test_a_model_without_sequences_takes_batches(client) -> None:
+    """Of the client's own making, up to ``max_batch_size``; priorities are accepted."""
+    given = tensor(0, "x")
+    rows = np.arange(9, dtype=np.float32).reshape(3, 3)
+    given.set_shape([3, 3]).set_data_from_numpy(rows)
+    answer = client.infer("dynamic", [given], priority=1).as_numpy("x_out")
+    given.set_shape([5, 3]).set_data_from_numpy(np.zeros((5, 3), np.float32))
+
+    assert answer.tolist() == rows.tolist()
+    with pytest.raises(InferenceServerException, match="batch-size must be <= 4"):
+        client.infer("dynamic", [given])
 
 
 def test_a_legato_model_may_stand_in_the_repository(client) -> None:
