@@ -14,6 +14,7 @@ from legato.core.scheduler import Policy, Scheduler
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.engine.batch import Batcher
 from legato.engine.instance import Instance
+from legato.engine.own_metrics import OwnMetrics
 from legato.engine.process import ProcessRuntime
 from legato.engine.statistics import ModelStatistics
 from legato.engine.workers import ProcessInstance, WorkerStatus
@@ -55,6 +56,7 @@ class ModelHandle:
         scaling: Held while the number of instances is changed.
         post: Calls a function on the event loop; from any thread.
         measured: Takes what the model's own code measured in a worker process; from any thread.
+        own_metrics: Metrics that a Triton Python model has made for itself.
     """
 
     def __init__(
@@ -100,6 +102,10 @@ class ModelHandle:
         self.scaling = asyncio.Lock()
         self.post: Callable[..., Any] = _nowhere
         self.measured: Callable[[list[Any]], Any] = _nowhere
+        self.own_metrics: OwnMetrics | None = None
+        if config.runtime == "triton_python":
+            self.own_metrics = OwnMetrics(config.name)
+            self.measured = self.own_metrics.take
         self.wake_scheduled = False
         self.timer: asyncio.TimerHandle | None = None
         self.mean_call_s: float | None = None

@@ -108,6 +108,7 @@ class EngineCollector:
         yield from _counters(models)
         yield from _histograms(models)
         yield from _store(self._engine.store)
+        yield from _own(models)
 
     def _server(self) -> Iterator[Metric]:
         build = GaugeMetricFamily("legato_build_info", "Always 1.", labels=["release"])
@@ -126,6 +127,26 @@ class EngineCollector:
             "Starts of the serving process after it had died.",
             value=self._restarts,
         )
+
+
+def _own(models: Sequence[ObservedModel]) -> Iterator[Metric]:
+    """Yield the metrics that Triton's Python models made for themselves; a name is one family."""
+    families: dict[str, Metric] = {}
+    kinds = {
+        "counter": CounterMetricFamily,
+        "gauge": GaugeMetricFamily,
+        "histogram": HistogramMetricFamily,
+    }
+    for model in models:
+        own = getattr(model, "own_metrics", None)
+        for series in () if own is None else own.series():
+            kind = kinds[series.kind]
+            family = families.setdefault(series.name, kind(series.name, series.description))
+            if type(family) is not kind:
+                continue  # another model gave the name to something else
+            for suffix, labels, value in series.samples():
+                family.add_sample(family.name + suffix, labels, value)
+    yield from families.values()
 
 
 def _gauges(models: Sequence[ObservedModel]) -> Iterator[Metric]:

@@ -7,7 +7,7 @@ through as it is.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import SignatureError
 
@@ -34,6 +34,8 @@ class _Reshaped:
         self._config = config
         self._inner = inner
         self.findings = getattr(inner, "findings", None)
+        if hasattr(inner, "measured"):
+            self.measured: Callable[[], list[Any]] = inner.measured
         if hasattr(inner, "clone"):  # only then may the engine ask for one
             self.clone: Callable[[], Runtime] = self._clone
         self._inputs = _shapes(config.inputs)

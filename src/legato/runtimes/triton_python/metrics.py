@@ -1,6 +1,7 @@
 """``pb_utils.MetricFamily`` and ``Metric``: counted as a model says, told to the server.
 
-Samples leave with the answer of the call in which they changed; see :func:`take_changed`.
+What changed leaves with the answer of a call; see :func:`take_changed`. Counters and histograms
+tell what was added, so that the sum over workers, also over those that died, is right.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ class Metric:
         self._buckets = sorted(buckets or ())
         self._counts = [0] * (len(self._buckets) + 1)
         self._value = 0.0
+        self._told = 0.0
 
     def __repr__(self) -> str:
         return f"<Metric {self._family.name} {dict(self._labels)} {self._value}>"
@@ -125,22 +127,26 @@ class Metric:
         if self._family.kind == kind:
             raise TritonModelException(f"'{self._family.name}' does not have '{what}'")
 
-    def sample(self) -> dict[str, Any]:
-        """Everything about it as plain data."""
-        return {
+    def take(self) -> dict[str, Any]:
+        """Tell what was added since the last time; of a gauge, what it is."""
+        gauge = self._family.kind == MetricFamily.GAUGE
+        sample = {
             "name": self._family.name,
             "kind": ("counter", "gauge", "histogram")[self._family.kind],
             "description": self._family.description,
             "labels": dict(self._labels),
-            "value": self._value,
-            "buckets": self._buckets,
+            "value": self._value if gauge else self._value - self._told,
+            "buckets": list(self._buckets),
             "counts": self._counts,
         }
+        self._told = self._value
+        self._counts = [0] * len(self._counts)
+        return sample
 
 
 def take_changed() -> list[dict[str, Any]]:
-    """Samples of the metrics that changed since the last time."""
+    """Tell of the metrics that changed since the last time."""
     with _lock:
-        samples = [metric.sample() for metric in _changed.values()]
+        samples = [metric.take() for metric in _changed.values()]
         _changed.clear()
     return samples

@@ -235,6 +235,17 @@ def test_killed_workers_cost_no_sum(server) -> None:
     assert told.headers["legato-reason"] == "lost"
 
 
+def test_models_own_metrics_are_on_the_metrics_page(server) -> None:
+    """Under the name and the labels that the model gave them."""
+    server.client().infer("moody", given(grpc, WHAT=np.array([[b"fine"]], object)))
+
+    page = httpx.get(f"http://{server.metrics}/metrics").text
+
+    line = next(line for line in page.splitlines() if line.startswith("moods_total"))
+    assert line.startswith('moods_total{model="moody"} ')
+    assert float(line.split()[1]) >= 1
+
+
 def test_model_config_tells_what_was_written(server) -> None:
     """ModelConfig and metadata of a Python model, as perf_analyzer reads them."""
     client = server.client()
