@@ -10,6 +10,7 @@
 #   make perf-analyzer   Triton's own load generator; ARGS='--minutes 10' kills it at random
 #   make bench-openvino  OpenVINO's LSTM, into docs/benchmarks-openvino.md
 #   make bench-torchserve   TorchServe's adder, into docs/benchmarks-torchserve.md
+#   make bench-moonshine   speech to text by a growing cache, into docs/benchmarks-moonshine.md
 #   make docs    links and code blocks of the docs
 
 .DEFAULT_GOAL := help
@@ -29,7 +30,7 @@ PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
 # LEGATO_TEST_EXPIRY_REQUESTS=100000 make test ARGS="-k lost_at_expiry": five times as many
 ARGS ?=
 
-.PHONY: help setup assets demo test test-torch test-long check format bench bench-million bench-triton perf-analyzer bench-openvino bench-torchserve docs clean
+.PHONY: help setup assets demo test test-torch test-long check format bench bench-million bench-triton perf-analyzer bench-openvino bench-torchserve bench-moonshine docs clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -92,6 +93,9 @@ bench-openvino: setup
 # LEGATO_BENCH_TORCHSERVE names a torchserve command to run beside Legato.
 bench-torchserve: setup
 	@$(BIN)/python bench/torchserve_adder.py --output docs/benchmarks-torchserve.md $(ARGS)
+
+bench-moonshine: assets
+	@$(BIN)/python bench/moonshine.py --output docs/benchmarks-moonshine.md $(ARGS)
 
 docs: setup
 	@$(BIN)/python tools/check_docs.py
