@@ -229,7 +229,7 @@ class Memory:
                 f"the model changes {', '.join(found[:3])}, which is neither an entry under a "
                 "sequence's id nor kept by slot: its sequences stay with one worker, run one at a "
                 "time and end if that worker dies. If this is no state of sequences, say so: "
-                'parameters { key: "LEGATO_STATE" value { string_value: "by_id" } }'
+                'parameters { key: "legato.options.state" value { string_value: "by_id" } }'
             )
 
     def take(self, sequence: CorrelationId, *, over: bool) -> Taken:

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
     from legato.repository.config import ModelConfig
     from legato.runtimes.base import Answer, RowInfo, StepBatch
 
-PARAMETER: Final = "LEGATO_STATE"
-"""Key in ``parameters`` of ``config.pbtxt``: where a model keeps the state of its sequences."""
+OPTION: Final = "state"
+"""Option that says where a model keeps the state of its sequences; in ``parameters`` of a
+``config.pbtxt`` it is ``legato.options.state``."""
 _START, _END = 1, 2
 
 
@@ -60,23 +61,25 @@ class TritonPythonRuntime:
             for spec in self.signature.inputs
             if spec.control is not None
         }
-        self._memory = self._make_memory(model_config) if self.signature.states else None
+        self._memory = (
+            self._make_memory(model_config["max_batch_size"]) if self.signature.states else None
+        )
 
     def __repr__(self) -> str:
         return f"<TritonPythonRuntime {self._config.name} {self._memory}>"
 
-    def _make_memory(self, model_config: dict[str, Any]) -> Memory:
-        said = model_config.get("parameters", {}).get(PARAMETER, {}).get("string_value", AUTO)
+    def _make_memory(self, max_batch_size: int) -> Memory:
+        said = self._config.options.get(OPTION, AUTO)
         if said not in (AUTO, BY_ID, IN_MEMORY):
             raise ConfigError(
-                f"is '{said}'", file=str(self._config.folder), key=f"parameters.{PARAMETER}",
+                f"is '{said}'", file=str(self._config.folder), key=f"options.{OPTION}",
                 fix=f"use '{AUTO}', '{BY_ID}' or '{IN_MEMORY}'",
             )  # fmt: skip
         kind = type(self._model)
         return Memory(
             {"model": self._model, "class": kind, "module": sys.modules[kind.__module__]},
             loading.own_classes(self._config),
-            slots=0 if "oldest" in self._batching else max(1, model_config["max_batch_size"]),
+            slots=0 if "oldest" in self._batching else max(1, max_batch_size),
             fills_holes=any(spec.control is ControlKind.READY for spec in self.signature.inputs),
             mode=said,
         )

@@ -9,6 +9,7 @@ other languages hide what they hold; that cannot be seen.
 from __future__ import annotations
 
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -29,6 +30,8 @@ _DEEP: Final = 3
 _MOST_MEMBERS: Final = 64
 _SAMPLED_FROM: Final = 1 << 20
 _LARGE: Final = 10_000
+_DEAR_S: Final = 0.02
+_SKIPPED: Final = -1
 _SCALARS: Final = (int, float, complex, str, bytes, type(None), np.generic)
 
 
@@ -80,6 +83,7 @@ class Watch:
         self._holders = holders
         self._single = single
         self._calls = 0
+        self._dear: set[str] = set()
 
     def due(self) -> bool:
         """Tell whether the next call is looked at."""
@@ -101,17 +105,30 @@ class Watch:
                 if isinstance(name, str) and name.startswith("__"):
                     continue
                 view = views.get((id(holder), str(name)))
+                where = f"{path}.{name}"
                 if view is None:
-                    print_ = self._of(value, known)
+                    print_ = self._of(where, value, known)
                     if print_ is not None:
-                        found[f"{path}.{name}"] = print_
+                        found[where] = print_
                 elif not view.single:
                     for slot in range(len(value)):
-                        found[f"{path}.{name}[{slot}]"] = _digest(value[slot])
+                        found[f"{where}[{slot}]"] = _digest(value[slot])
         return found
 
-    def _of(self, value: Any, known: Collection[Any]) -> int | None:
-        """Return a fingerprint; ``None`` for what cannot be state, or is looked at elsewhere."""
+    def _of(self, where: str, value: Any, known: Collection[Any]) -> int | None:
+        """Return a fingerprint; ``None`` for what cannot be state, or is looked at elsewhere.
+
+        What takes long to look at is large, a table or weights, and is not looked at again.
+        """
+        if where in self._dear:
+            return _SKIPPED
+        begun = time.perf_counter()
+        print_ = self._fingerprint(value, known)
+        if time.perf_counter() - begun > _DEAR_S:
+            self._dear.add(where)
+        return print_
+
+    def _fingerprint(self, value: Any, known: Collection[Any]) -> int | None:
         if isinstance(value, _SCALARS):
             return _digest(value) if self._single else None
         if isinstance(value, LRU | SequenceCache):
@@ -146,9 +163,11 @@ def changed(
     before: Mapping[str, int], after: Mapping[str, int], allowed: Collection[int]
 ) -> list[str]:
     """Name what changed, elements of these slots left out."""
-    fine = tuple(f"[{slot}]" for slot in allowed)
+    fine = tuple(f"[{slot}]" for slot in allowed) or ("[]",)
     return [
         path
         for path in sorted(before.keys() | after.keys())
-        if before.get(path) != after.get(path) and not (path.endswith(fine) if fine else False)
+        if before.get(path) != after.get(path)
+        and _SKIPPED not in (before.get(path), after.get(path))
+        and not path.endswith(fine)
     ]

@@ -114,7 +114,7 @@ def test_change_that_is_nobody_s_binds_all_sequences(capsys) -> None:
     said = capsys.readouterr().err
     assert taken.bound
     assert "model.mixed" in said
-    assert "LEGATO_STATE" in said
+    assert "legato.options.state" in said
     assert said.count("WARNING") == 1
 
 

@@ -78,6 +78,20 @@ def test_slots_that_took_no_part_must_not_change() -> None:
     assert changed(before, one.look(set(), view), [1]) == ["model.sums[2]"]
 
 
+def test_what_takes_long_is_looked_at_once(monkeypatch) -> None:
+    """A table of a million words is no state, and must not cost every call."""
+    model = SimpleNamespace(words=["a"], items=[])
+    one = watch(model)
+    monkeypatch.setattr("legato.runtimes.triton_python.watch._DEAR_S", -1.0)
+    before = one.look(set(), {})
+    monkeypatch.setattr("legato.runtimes.triton_python.watch._DEAR_S", 1e9)
+
+    model.words.append("b")
+    model.items.append(1)
+
+    assert changed(before, one.look(set(), {}), []) == []
+
+
 def test_first_calls_are_looked_at_and_then_some() -> None:
     """Looking costs, so it is done less often when nothing was found."""
     one = watch(SimpleNamespace())
