@@ -160,6 +160,14 @@ class Writes(nn.Module):
         return h * 2
 
 
+class Accumulator(nn.Module):
+    """Triton's example of implicit state: a sum that START begins anew."""
+
+    def forward(self, x, total, start):
+        total = torch.where(start > 0, x, total + x)
+        return total * 2, total
+
+
 def seeded(module: type[nn.Module], **arguments: Any) -> nn.Module:
     """Build a module with weights that are the same every time."""
     with torch.random.fork_rng(devices=[]):

@@ -80,6 +80,7 @@ class Loader:
         states = {state.input for state in self.config.states or ()}
         fed = {state.output for state in self.config.states or ()}
         rowless = self._rowless(config, states, fed)
+        self.config = _with_rows(self.config, rowless, self.opened.inputs)
         self.naming = Naming(
             tuple(tensor.name for tensor in opened.inputs),
             tuple(tensor.name for tensor in opened.outputs),
@@ -370,6 +371,30 @@ def _with_states(
         if name not in listed
     ]
     return config.model_copy(update={"states": [*states, *said]})
+
+
+def _with_rows(
+    config: ModelConfig, rowless: set[str], inputs: Sequence[GraphTensor]
+) -> ModelConfig:
+    """Give declared states the axis for rows that they do without in the model."""
+    ranks = {tensor.name: len(tensor.dims) for tensor in inputs}
+
+    def moved(state: StateConfig) -> StateConfig:
+        if state.input not in rowless or state.rule == "window":
+            return state
+        bare = state.shape is None or len(state.shape) == ranks[state.input]
+        first = state.first_shape
+        grows = bare and state.rule == "append"
+        return state.model_copy(
+            update={
+                "shape": [1, *state.shape] if bare and state.shape else state.shape,
+                "first_shape": [1, *first] if bare and first else first,
+                "axis": state.axis + grows,
+                "batch_axis": 0,
+            }
+        )
+
+    return config.model_copy(update={"states": [moved(each) for each in config.states or ()]})
 
 
 def _lifted_tensor(lifted: Lifted, name: str) -> GraphTensor:

@@ -40,6 +40,7 @@ NUMBERS: dict[str, type] = {"int": int, "float": float, "bool": bool}
 NUMBER_DTYPES = {int: "int64", float: "float32", bool: "bool"}
 REQUIRED = object()
 _LONGEST = 300
+_ALIGNED = 8
 
 
 class Argument(NamedTuple):
@@ -151,3 +152,36 @@ def to_array(tensor: Any) -> Array:
         raise ModelError(msg)
     array: Array = tensor.detach().cpu().contiguous().numpy()
     return array
+
+
+def to_arrays(tensors: Sequence[Any]) -> list[Array]:
+    """Give tensors as arrays of this process; from another device in one transfer.
+
+    Raises:
+        ModelError: A dtype is none that numpy has.
+    """
+    if not tensors or tensors[0].device.type == "cpu":
+        return [to_array(tensor) for tensor in tensors]
+    return unpacked(pack_bytes(tensors).cpu(), tensors)
+
+
+def pack_bytes(tensors: Sequence[Any]) -> Any:
+    """Lay the bytes of tensors one after another, each from a multiple of eight."""
+    parts = []
+    for tensor in tensors:
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        parts += [raw, raw.new_zeros(-raw.numel() % _ALIGNED)]
+    return torch.cat(parts)
+
+
+def unpacked(packed: Any, tensors: Sequence[Any]) -> list[Array]:
+    """Read what :func:`pack_bytes` laid, once it is in this process."""
+    raw, at = packed.numpy(), 0
+    arrays: list[Array] = []
+    for tensor in tensors:
+        if tensor.dtype not in DTYPES:
+            return [to_array(each) for each in tensors]  # which says what is wrong
+        size = tensor.numel() * tensor.element_size()
+        arrays.append(raw[at : at + size].view(DTYPES[tensor.dtype]).reshape(tuple(tensor.shape)))
+        at += size + -size % _ALIGNED
+    return arrays

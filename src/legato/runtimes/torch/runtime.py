@@ -11,7 +11,7 @@ import torch
 from legato.core.errors import ModelError, ServerError
 from legato.runtimes.base import StepResult
 from legato.runtimes.discovery.findings import Findings
-from legato.runtimes.torch.program import REQUIRED, reason, to_array
+from legato.runtimes.torch.program import REQUIRED, reason, to_arrays
 from legato.runtimes.torch.resident import Resident
 
 if TYPE_CHECKING:
@@ -144,17 +144,20 @@ class TorchRuntime:
             except Exception as error:
                 msg = f"the model failed: {reason(error)}"
                 raise ModelError(msg) from error
-            outputs: dict[str, Array] = {}
-            state: dict[str, Array] = {}
-            self._given = {out.name: value for out, value in zip(self._outs, results, strict=True)
-                           if out is not None and out.state} if batch.held else {}  # fmt: skip
-            for out, value in zip(self._outs, results, strict=True):
-                if out is None:
-                    continue
-                array = to_array(value)
-                (state if out.state else outputs)[out.name] = array
-                if out.also:
-                    outputs[out.also] = array
+            wanted = [
+                (out, value)
+                for out, value in zip(self._outs, results, strict=True)
+                if out is not None
+            ]
+            arrays = to_arrays([value for _, value in wanted])
+            if batch.held:
+                self._given = {out.name: value for out, value in wanted if out.state}
+        outputs: dict[str, Array] = {}
+        state: dict[str, Array] = {}
+        for (out, _), array in zip(wanted, arrays, strict=True):
+            (state if out.state else outputs)[out.name] = array
+            if out.also:
+                outputs[out.also] = array
         return StepResult(outputs, state, lasting=True)
 
     def keep(self, rows: Sequence[StateRow]) -> None:

@@ -12,6 +12,7 @@ from tests.models import torch_models as models  # noqa: E402
 from legato.core.types import StateRow, StateSpec  # noqa: E402
 from legato.engine.batch import Batcher, BatchRow, RowResult  # noqa: E402
 from legato.runtimes.base import RowInfo  # noqa: E402
+from legato.runtimes.torch.program import pack_bytes, unpacked  # noqa: E402
 from legato.runtimes.torch.resident import Resident  # noqa: E402
 
 SPECS = (StateSpec("h", "h", "n", "float32", (1, 2)), StateSpec("c", "c", "d", "int64", (2, 1), 1))
@@ -142,3 +143,21 @@ def test_states_stay_off_the_device_by_default_on_cpu(load, tmp_path):
     path = models.export(models.seeded(models.Recurrent), tmp_path, torch.zeros(1, 8))
 
     assert load(path).resident is None
+
+
+def test_results_of_several_dtypes_cross_in_one_piece():
+    """What another device gives comes over in one transfer, each tensor where it belongs."""
+    given = [
+        torch.randn(3, 5),
+        torch.tensor([True, False, True]),
+        torch.arange(6).reshape(2, 3).T,
+        torch.zeros(0, 4),
+        torch.tensor(2.5, dtype=torch.float64),
+        torch.ones(3, dtype=torch.float16),
+    ]
+
+    arrays = unpacked(pack_bytes(given), given)
+
+    for array, tensor in zip(arrays, given, strict=True):
+        np.testing.assert_array_equal(array, tensor.numpy())
+        assert array.dtype == tensor.numpy().dtype
