@@ -597,6 +597,12 @@ class Engine:
         if self.draining and not self.unanswered:
             self._quiet.set()
 
+    def refused(self, name: str, error: ServerError) -> None:
+        """Count a request that a protocol refused before it was a step."""
+        model = self.tables.get(name)
+        if model is not None and model.default is not None:
+            model.default.statistics.failed[error.code] += 1
+
     # -- sequences ------------------------------------------------------------------------------
 
     def sequences(self, model: str | None = None) -> Iterator[Listed]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from doubles import chain_of, state_of
-from legato.core.errors import UnknownSequenceError
+from legato.core.errors import ClientError, UnknownSequenceError
 from legato.core.types import NATIVE, EndReason, SequenceKey
 from legato.engine.manage import Manager
 from legato.engine.residence import OVERHEAD
@@ -306,6 +306,17 @@ def test_statistics_tell_what_happened(make) -> None:
     assert s.batch_size.count == s.batches == 3
     assert s.queue_s.count == 6
     assert s.batch_seconds[3][0] == 1
+
+
+def test_what_a_protocol_refused_is_counted(make) -> None:
+    """For the default version of the model; of models not served nothing is kept."""
+    h = make()
+    handle = h.load()
+
+    h.engine.refused("m", ClientError("step -1"))
+    h.engine.refused("unheard of", ClientError("step -1"))
+
+    assert handle.statistics.failed == {"invalid_argument": 1}
 
 
 def test_the_listing_shows_live_sequences(make) -> None:

@@ -136,6 +136,7 @@ class InferCall:
             adopt(step, self._engine)
             apply_step_header(step.call.metadata.get("legato-step"), step)
         except ClientError as error:
+            self._engine.refused(step.model, error)
             step.done(error)
         else:
             self._submitted = True
@@ -253,6 +254,7 @@ class InferStream:
                 prepare(step, self._door.engine, self._door.regions)
             adopt(step, self._door.engine)
         except ClientError as error:
+            self._door.engine.refused(step.model, error)
             refusal = error
         except RpcError as error:
             if not step.model and not step.request_id:

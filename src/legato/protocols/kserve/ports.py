@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from collections.abc import Set as AbstractSet
 
+    from legato.core.errors import ServerError
     from legato.core.types import Signature, Step
     from legato.engine.statistics import ModelStatistics
     from legato.repository.config import ModelConfig
@@ -57,6 +58,9 @@ class EnginePort(Protocol):
 
     def cancel(self, step: Step) -> None:
         """Drop a step that has not begun."""
+
+    def refused(self, name: str, error: ServerError) -> None:
+        """Count a request for a model that was refused before it was a step."""
 
     def model(self, name: str, version: str = "") -> ServedModel:
         """Find a served model.

@@ -68,12 +68,16 @@ class Infer:
         headers = request.headers
         packed = await read_body(receive, headers.get("content-length"), self.limit)
         body = await decompress(packed, headers.get("content-encoding"), self.limit)
-        wish = self._fill(step, body, headers.get(JSON_LENGTH))
-        if step.model in self.engine.decoupled:
-            raise RpcError(Status.UNIMPLEMENTED, _DECOUPLED)
-        prepare(step, self.engine, self.regions)
-        adopt(step, self.engine)
-        apply_step_header(headers.get("legato-step"), step)
+        try:
+            wish = self._fill(step, body, headers.get(JSON_LENGTH))
+            if step.model in self.engine.decoupled:
+                raise RpcError(Status.UNIMPLEMENTED, _DECOUPLED)
+            prepare(step, self.engine, self.regions)
+            adopt(step, self.engine)
+            apply_step_header(headers.get("legato-step"), step)
+        except ServerError as error:
+            self.engine.refused(step.model, error)
+            raise
         reply = finished(step, await run(self.engine, step))
         if isinstance(reply, RpcError):
             raise reply

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from legato.core.errors import CancelledStepError, UnknownModelError
+from legato.core.errors import CancelledStepError, ServerError, UnknownModelError
 from legato.core.types import (
     OutputHeader,
     Reply,
@@ -37,6 +37,7 @@ class FakeEngine:
     def __init__(self) -> None:
         self.steps: deque[Step] = deque()
         self.cancelled: list[Step] = []
+        self.counted: list[tuple[str, str]] = []
         self.decoupled: set[str] = set()
         self.unloaded: set[str] = set()
         self.answer: Any = None  # outcome given at once, where set
@@ -50,6 +51,9 @@ class FakeEngine:
     def cancel(self, step: Step) -> None:
         self.cancelled.append(step)
         step.done(CancelledStepError())
+
+    def refused(self, name: str, error: ServerError) -> None:
+        self.counted.append((name, error.code))
 
     def model(self, name: str, version: str = "") -> Any:
         handle = self.handles.get(name)

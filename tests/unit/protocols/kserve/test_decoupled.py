@@ -176,6 +176,7 @@ class Answers:
     def __init__(self, engine, last: object, *parts: tuple[bytes, dict]) -> None:
         self.unloaded, self.decoupled = engine.unloaded, engine.decoupled
         self.model, self.models, self.cancel = engine.model, engine.models, engine.cancel
+        self.refused = engine.refused
         self.last, self.parts = last, parts
 
     def submit(self, step) -> None:

@@ -56,6 +56,7 @@ def test_step_number_may_come_as_metadata(engine, kit) -> None:
 
     assert engine.steps[0].number == 4
     assert contradicting.status is Status.INVALID_ARGUMENT
+    assert engine.counted == [("accumulator", "invalid_argument")]
 
 
 def test_deadline_of_the_call_is_the_steps(engine, kit, call) -> None:
@@ -155,6 +156,7 @@ def test_bad_input_is_answered_in_its_place(engine, call, stream, kit) -> None:
     assert call.ids() == ["a", "b"]
     assert "Expected 4, got 3" in call.stream_replies()[1].error_message
     assert len(engine.steps) == 1
+    assert [name for name, _code in engine.counted] == ["accumulator"]
 
 
 def test_unreadable_message_ends_the_stream(stream) -> None:

@@ -114,6 +114,14 @@ async def test_bad_bodies_are_refused(engine, content, headers, status) -> None:
     assert not engine.steps
 
 
+async def test_a_refused_body_is_counted(engine) -> None:
+    """Though it never was a step, the statistics of its model know of it."""
+    await client(engine).post(INFER, content=b"{}", headers={"legato-step": "x"})
+
+    assert engine.counted == [("accumulator", "invalid_argument")]
+    assert not engine.steps
+
+
 async def test_health_and_metadata(engine) -> None:
     """What clients ask at their start."""
     web = client(engine, ready=lambda: False)
