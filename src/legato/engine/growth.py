@@ -107,7 +107,7 @@ class Growth:
             return None
         if not length:
             return value
-        if any(value.shape[axis] != past.shape[axis] for axis in self._behind):
+        if not self._alike(value.shape, past.shape):
             return None
         cut: list[Any] = [slice(None)] * value.ndim
         cut[spec.axis] = slice(0, length)
@@ -127,6 +127,11 @@ class Growth:
         fresh: Array = value[tuple(cut)]
         return fresh
 
+    def _alike(self, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+        """Tell whether two shapes agree but for the axis that grows."""
+        axis = self.spec.axis
+        return one[:axis] == other[:axis] and one[axis + 1 :] == other[axis + 1 :]
+
     def grow(
         self, fresh: Array, pieces: Sequence[Piece], past: tuple[int, ...]
     ) -> tuple[tuple[int, ...], Sequence[Piece], Changes]:
@@ -136,17 +141,18 @@ class Growth:
             SignatureError: The new entries do not fit the ones before.
         """
         spec, count = self.spec, len(pieces)
-        shape = list(fresh.shape)
-        shape[spec.batch_axis] = 1
-        added = shape[spec.axis]
+        sizes = list(fresh.shape)
+        sizes[spec.batch_axis] = 1
+        added = sizes[spec.axis]
         if not added:
             return past, pieces, [None] * count
         length = past[spec.axis]
-        if length and any(shape[axis] != past[axis] for axis in self._behind):
+        sizes[spec.axis] = length + added
+        shape = tuple(sizes)
+        if length and not self._alike(shape, past):
             msg = f"state '{spec.name}' has shape {past}, the model gave {fresh.shape} to append"
             raise SignatureError(msg)
-        shape[spec.axis] = length + added
-        outer, inner = strides(tuple(shape), spec.axis, self.dtype.itemsize)
+        outer, inner = strides(shape, spec.axis, self.dtype.itemsize)
         blob = fresh.transpose(self._pages_first).tobytes()
         size = len(blob) // count
         axis = spec.axis
@@ -158,7 +164,7 @@ class Growth:
                 piece = Pages(paged(piece, outer, inner), outer, inner)  # noqa: PLW2901
             grown.append(piece.add(page))
             changes.append(Added(axis, page))
-        return tuple(shape), grown, changes
+        return shape, grown, changes
 
 
 def _same(one: Array, other: Array) -> bool:
