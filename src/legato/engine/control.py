@@ -82,6 +82,7 @@ class Controlled(Follower):
         await super().close()
         if self._unloading:
             await asyncio.gather(*self._unloading, return_exceptions=True)
+        self._controlled.close()
 
     async def load_model(
         self, name: str, *, config: str | None = None, files: Mapping[str, bytes] = _NO_FILES

@@ -96,3 +96,6 @@ class ControlledRepository(Repository, Protocol):
 
     def forget(self, name: str) -> None:
         """Want a model no more."""
+
+    def close(self) -> None:
+        """Tidy up."""

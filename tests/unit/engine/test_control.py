@@ -56,6 +56,9 @@ class FakeRepository:
     def forget(self, name: str) -> None:
         self.wanted.discard(name)
 
+    def close(self) -> None:
+        self.wanted.clear()
+
 
 @pytest.fixture
 def world(make, monkeypatch):

@@ -368,6 +368,60 @@ def test_dynamic_batching_sets_queues(tmp_path: Path) -> None:
     assert not config.sequenced
 
 
+def test_everything_that_tritons_text_knows_is_read(tmp_path: Path) -> None:
+    """Also what means nothing here; comments and both ways to write lists."""
+    config = config_of(
+        tmp_path,
+        """
+        # a comment
+        platform: "onnxruntime_onnx"
+        max_batch_size: 8
+        """
+        + INPUT
+        + OUTPUT
+        + """
+        sequence_batching {
+          oldest { }
+          state {
+            input_name: "h" output_name: "h_out" data_type: TYPE_FP32 dims: 2
+            use_same_buffer_for_input_output: true use_growable_memory: false
+          }
+        }
+        instance_group: { count: 1 kind: KIND_CPU
+          rate_limiter { resources [ { name: "R" count: 4 } ] priority: 2 } }
+        optimization { graph { level: 1 } cuda { graphs: true }
+          execution_accelerators { cpu_execution_accelerator : [ { name : "openvino" } ] }
+          input_pinned_memory { enable: true } }
+        metric_tags { key: "team" value: "speech" }
+        cc_model_filenames { key: "7.5" value: "model.onnx" }
+        model_transaction_policy { decoupled: false }
+        model_metrics { metric_control: [ { metric_identifier { family: "x" }
+          histogram_options { buckets: [ 1, 2 ] } } ] }
+        """,
+    )
+
+    assert config.states is not None
+    assert config.states[0].shape == [1, 2]
+    assert config.origin["metric_tags"] == {"team": "speech"}
+    assert config.origin["optimization"]["graph"]["level"] == 1
+
+
+def test_files_that_clients_gave_are_deleted(tmp_path: Path) -> None:
+    """With the server, or when the model is wanted no more."""
+    repository = TritonRepository(Options(repositories=(tmp_path,), mode="explicit"))
+    given = {"1/model.onnx": b""}
+    one = repository.ask("one", '{"backend": "onnxruntime"}', given).versions["1"].folder
+    two = repository.ask("two", '{"backend": "onnxruntime"}', given).versions["1"].folder
+    before = one.is_dir(), two.is_dir()
+
+    repository.forget("one")
+    repository.close()
+
+    assert before == (True, True)
+    assert not one.exists()
+    assert not two.exists()
+
+
 def test_the_older_name_of_iterative_sequences_is_read(tmp_path: Path) -> None:
     """``generative_sequence`` of 23.11."""
     config = config_of(tmp_path, sequence("generative_sequence: true"))

@@ -38,6 +38,10 @@ class GivenFiles:
     def __repr__(self) -> str:
         return f"<GivenFiles {self.folder}>"
 
+    def remove(self) -> None:
+        """Delete the folder now."""
+        self._gone()
+
     @classmethod
     def write(cls, name: str, files: Mapping[str, bytes]) -> GivenFiles:
         """Write files, named ``<version>/<file>``, into a model folder of their own.

@@ -139,6 +139,12 @@ class TritonRepository:
         self._asked.pop(name, None)
         self._notes.write(self._asked)
 
+    def close(self) -> None:
+        """Delete what clients gave; the models stay loaded."""
+        for asked in self._asked.values():
+            if asked.given is not None:
+                asked.given.remove()
+
     # -- models --------------------------------------------------------------------------------
 
     def _folders(self, problems: dict[str, str]) -> dict[str, Path]:
