@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
@@ -56,12 +58,16 @@ class WorkerGoneError(InstanceGoneError):
     Attributes:
         ran: It died in this call; else it was dead before, and the call was not begun.
         timed_out: It was killed because it took too long.
+        killed: Somebody else killed it (SIGKILL: out of memory, for one).
     """
 
-    def __init__(self, message: str, *, ran: bool, timed_out: bool = False) -> None:
+    def __init__(
+        self, message: str, *, ran: bool, timed_out: bool = False, killed: bool = False
+    ) -> None:
         super().__init__(message)
         self.ran = ran
         self.timed_out = timed_out
+        self.killed = killed
 
 
 class Worker:
@@ -70,6 +76,9 @@ class Worker:
     Args:
         config: What to load.
         abandoned: Set to give up starting.
+
+    Attributes:
+        mark: Memory shared with the process: its first byte is set when it begins a call.
 
     Raises:
         ConfigError: The model cannot be loaded, took too long, or the process died.
@@ -80,14 +89,17 @@ class Worker:
         self._config = config
         self._killed = False
         ours, theirs = socket.socketpair()
-        with theirs:
-            try:
-                self._process = _spawn(config, theirs)
-            except OSError as error:
-                ours.close()
-                raise ConfigError(
-                    f"no worker process can be started: {error}", key="worker.python"
-                ) from error
+        try:
+            with theirs, tempfile.TemporaryFile() as marked:
+                marked.truncate(mmap.PAGESIZE)
+                self.mark = mmap.mmap(marked.fileno(), mmap.PAGESIZE)
+                self._marked = marked.fileno()
+                self._process = _spawn(config, theirs.fileno(), self._marked)
+        except OSError as error:
+            ours.close()
+            raise ConfigError(
+                f"no worker process can be started: {error}", key="worker.python"
+            ) from error
         self.pid = self._process.pid
         self.channel = Channel(ours, shared_from=config.worker.shared_memory_from)
         try:
@@ -102,6 +114,7 @@ class Worker:
             "path": [*config.worker.path, *(entry for entry in sys.path if entry), _source()],
             "environment": config.worker.environment,
             "hide": config.worker.hide_variables,
+            "mark": self._marked,
         }
         raw = json.dumps(orders).encode()
         deadline = time.monotonic() + config.worker.startup_timeout_s
@@ -158,6 +171,11 @@ class Worker:
             return f"killed by {signal.Signals(-code).name}"
         return f"exit code {code}"
 
+    @property
+    def killed(self) -> bool:
+        """It ended by SIGKILL."""
+        return self._process.poll() == -signal.SIGKILL
+
     def memory_bytes(self) -> int:
         """Resident memory, 0 where it cannot be read."""
         try:
@@ -194,7 +212,7 @@ class Worker:
         self.channel.close()
 
 
-def _spawn(config: ModelConfig, theirs: socket.socket) -> subprocess.Popen[bytes]:
+def _spawn(config: ModelConfig, sock: int, marked: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(  # noqa: S603 - our own interpreter, or the one the config names
         [
             config.worker.python or _interpreter(),
@@ -202,12 +220,12 @@ def _spawn(config: ModelConfig, theirs: socket.socket) -> subprocess.Popen[bytes
             # Envoy runs with a PYTHONHOME that would hide another interpreter's packages.
             "-E",
             str(Path(frames.__file__).with_name("boot.py")),
-            str(theirs.fileno()),
+            str(sock),
             str(os.getpid()),
         ],
         stdin=subprocess.DEVNULL,
         stdout=2,  # the server's log; its standard output is for what the server says
-        pass_fds=[theirs.fileno()],
+        pass_fds=[sock, marked],
         start_new_session=True,
     )
 
@@ -322,6 +340,7 @@ class ProcessRuntime:
             self._bury()
             raise WorkerGoneError(f"the worker process died ({worker.epitaph()})", ran=False)
         deadline = time.monotonic() + self._config.worker.response_timeout_s
+        worker.mark[0] = 0
         try:
             answer, data = self._ask(worker, batch, deadline, hold=True)
             if answer["kind"] == "wanted":
@@ -340,7 +359,10 @@ class ProcessRuntime:
             how = worker.epitaph()
             log.warning("worker_died", model=self._config.name, pid=worker.pid, how=how)
             self._bury()
-            raise WorkerGoneError(f"the worker process died ({how})", ran=True) from None
+            # One that was killed before it came to the call is no fault of the call.
+            raise WorkerGoneError(
+                f"the worker process died ({how})", ran=bool(worker.mark[0]), killed=worker.killed
+            ) from None
         measured = answer.get("measured")
         if measured and self.on_measured is not None:
             self.on_measured(measured)

@@ -40,11 +40,13 @@ class WorkerDiedError(ModelError):
 
     Attributes:
         timed_out: The last one was killed because it took too long.
+        killed: The last one was killed by somebody else.
     """
 
-    def __init__(self, message: str, *, timed_out: bool) -> None:
+    def __init__(self, message: str, *, timed_out: bool, killed: bool = False) -> None:
         super().__init__(message)
         self.timed_out = timed_out
+        self.killed = killed
 
 
 class NoWorkerError(BusyError):
@@ -206,6 +208,7 @@ class Workers:
                 f"{error.message}; the step is not run any more ({reason}), and its sequence is "
                 "as it was",
                 timed_out=timed_out,
+                killed=isinstance(error, WorkerGoneError) and error.killed,
             )
         work.sequence.home = None
         work.set_alone()

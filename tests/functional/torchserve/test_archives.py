@@ -243,13 +243,14 @@ def test_a_handler_that_takes_too_long_is_told_and_replaced(served) -> None:
     assert after.status == 200
 
 
-def test_a_request_that_kills_its_worker_is_told(served, name) -> None:
-    """507, and the sequence goes on in another one."""
+@pytest.mark.parametrize(("word", "status"), [(b"die", 507), (b"exit 3", 500)])
+def test_a_request_that_ends_its_worker_is_told(served, name, word: bytes, status: int) -> None:
+    """507 where it was killed, else 500; the sequence goes on in another one."""
     served.post("/predictions/odd", b"a", **{ID: name})
 
-    killed = served.post("/predictions/odd", b"die", **{ID: name})
+    killed = served.post("/predictions/odd", word, **{ID: name})
 
-    assert (killed.status, killed.json["message"]) == (507, "Worker died.")
+    assert (killed.status, killed.json["message"]) == (status, "Worker died.")
     assert served.post("/predictions/odd", b"a", **{ID: name}).status == 200
 
 

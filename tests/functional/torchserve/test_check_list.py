@@ -73,7 +73,7 @@ DEFECTS = {
     "scale-down": "test_archives:test_scaling_down_and_up_loses_no_sequence",
     "one row fails the batch": "../torchserve_workers/test_handlers:test_one_bad_row_fails_alone",
     "time limits": "test_archives:test_a_handler_that_takes_too_long_is_told_and_replaced",
-    "killed worker": "test_archives:test_a_request_that_kills_its_worker_is_told",
+    "killed worker": "test_archives:test_a_request_that_ends_its_worker_is_told",
     "README's command": "test_command:test_a_server_is_started_in_the_background_and_stopped",
     "empty metrics": "test_wire:test_metrics_are_counted_whatever_the_wire",
     "killed under a stream": "../../fault/torchserve/test_streams:"

@@ -307,6 +307,10 @@ def test_a_model_is_registered_made_default_scaled_and_unregistered(served, name
         409, "Model version 2 is already registered for model adder",
     )  # fmt: skip
     assert len(served.get("management", "/models/adder/all").json) == 2
+    other = served.post("/predictions/adder/2", b"1", **{ID: name})
+    assert other.status == 400
+    assert "version" in other.json["message"]
+    assert served.post("/predictions/adder/1", b"0", **{ID: name}).text == "1"
     assert manage("PUT", "/models/adder/2/set-default") == (
         200, 'Default version successfully updated for model "adder" to "2"',
     )  # fmt: skip

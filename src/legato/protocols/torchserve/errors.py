@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import orjson
 
 from legato.core.errors import ServerError
+from legato.engine.workers import WorkerDiedError
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
@@ -182,9 +183,8 @@ def _cannot_queue(error: ServerError, asked: Asked) -> Failure:
 
 def _handler(error: ServerError, _asked: Asked) -> Failure:
     """Take a handler's own code and text; what has none is TorchServe's usual one."""
-    timed_out = getattr(error, "timed_out", None)
-    if timed_out is not None:  # its worker was killed: by us for its slowness, or by others
-        return _internal(500 if timed_out else 507, "Worker died.")
+    if isinstance(error, WorkerDiedError):
+        return _internal(507 if error.killed else 500, "Worker died.")
     status = getattr(error, "status", None)
     if not isinstance(status, int):
         return _internal(503, "Prediction failed", Status.UNAVAILABLE)

@@ -1,8 +1,9 @@
 """The first lines of a worker process; run by path, before anything can be imported.
 
 Takes two arguments: the number of the inherited socket and the id of the parent. The first
-thing on the socket is a length and that much JSON: what to import from, and which environment
-variables other people's libraries shall find when they are imported.
+thing on the socket is a length and that much JSON: what to import from, which environment
+variables other people's libraries shall find when they are imported, and the number of the
+inherited file that tells the parent of calls that were begun.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def main() -> None:
 
     from legato.runtimes.worker.child import serve
 
-    serve(sock)
+    serve(sock, orders["mark"])
 
 
 def _die_with_parent(parent: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import sys
 import threading
@@ -33,12 +34,19 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.0002
 
 
-def serve(sock: socket.socket) -> NoReturn:
-    """Serve until the parent says that it is enough, or is gone."""
+def serve(sock: socket.socket, marked: int) -> NoReturn:
+    """Serve until the parent says that it is enough, or is gone.
+
+    Args:
+        sock: The way to the parent.
+        marked: Inherited file of one page, where the parent sees whether a call was begun.
+    """
     channel = Channel(sock, shared_from=1 << 16)
     code = 0
     try:
-        _serve(channel)
+        with mmap.mmap(marked, mmap.PAGESIZE) as mark:
+            os.close(marked)
+            _serve(channel, mark)
     except ChannelClosedError:
         code = 1
     finally:
@@ -48,7 +56,7 @@ def serve(sock: socket.socket) -> NoReturn:
         os._exit(code)
 
 
-def _serve(channel: Channel) -> None:
+def _serve(channel: Channel, mark: mmap.mmap) -> None:
     orders, _data = channel.receive()
     channel.set_threshold(orders["shared_from"])
     try:
@@ -60,6 +68,7 @@ def _serve(channel: Channel) -> None:
         return
     channel.send({"kind": "ready", "signature": from_signature(runtime.signature)})
     worker = LateWorker(channel, runtime) if config.late else Worker(channel, runtime)
+    worker.mark = mark
     while True:
         message, data = worker.next()
         if message["kind"] == "close":
@@ -69,7 +78,11 @@ def _serve(channel: Channel) -> None:
 
 
 class Worker:
-    """Answers the parent's calls of a runtime, one at a time."""
+    """Answers the parent's calls of a runtime, one at a time.
+
+    Attributes:
+        mark: Memory shared with the parent: its first byte is set while a call was begun.
+    """
 
     def __init__(self, channel: Channel, runtime: Runtime) -> None:
         self._channel = channel
@@ -77,6 +90,7 @@ class Worker:
         self._sending = threading.Lock()
         self._call: object = None  # which call is under way; threads of an earlier one are late
         self._measured = getattr(runtime, "measured", None)
+        self.mark: mmap.mmap | None = None
 
     def next(self) -> tuple[dict[str, Any], memoryview]:
         """Wait for a message."""
@@ -93,6 +107,8 @@ class Worker:
             self._step(message, data)
 
     def _step(self, message: dict[str, Any], data: memoryview) -> None:
+        if self.mark is not None:
+            self.mark[0] = 1  # from here on, the death of this process may be the call's fault
         self._call = self._begin(message)
         inputs = self._channel.arrays(message["inputs"], data)
         states = self._channel.arrays(message["states"], data)

@@ -13,6 +13,7 @@ from legato.core.errors import (
     UnknownModelError,
 )
 from legato.engine import refusals
+from legato.engine.workers import WorkerDiedError
 from legato.protocols.rpc.service import Status
 from legato.protocols.torchserve.errors import CASES, failure, no_worker, rpc_status
 
@@ -84,13 +85,16 @@ def test_a_handler_may_choose_its_code(given: int, shown: int) -> None:
     assert (failure(error, "m").status, failure(error, "m").message) == (shown, "Out of resources")
 
 
-@pytest.mark.parametrize(("timed_out", "status"), [(True, 500), (False, 507)])
-def test_a_worker_that_died_is_told(timed_out: bool, status: int) -> None:
-    """507 for one that was killed, 500 for one that took too long."""
-    error = ModelError("gone")
-    error.timed_out = timed_out
+@pytest.mark.parametrize(
+    ("timed_out", "killed", "status"), [(True, False, 500), (False, True, 507), (False, False, 500)]
+)
+def test_a_worker_that_died_is_told(timed_out: bool, killed: bool, status: int) -> None:
+    """507 for one that was killed, 500 for one that took too long, or left by itself."""
+    error = WorkerDiedError("it died", timed_out=timed_out, killed=killed)
 
-    assert (failure(error, "m").status, failure(error, "m").message) == (status, "Worker died.")
+    found = failure(error, "m")
+
+    assert (found.status, found.message) == (status, "Worker died.")
 
 
 def test_the_step_expected_next_travels_beside_the_text() -> None:
