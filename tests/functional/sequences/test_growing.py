@@ -31,8 +31,12 @@ def models(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def server(serve, models, tmp_path_factory):
-    data = tmp_path_factory.mktemp("data")
+def data(tmp_path_factory):
+    return tmp_path_factory.mktemp("growing-data")
+
+
+@pytest.fixture(scope="module")
+def server(serve, models, data):
     return serve(models, store="log", data=data, **{"max-resident-state": 1})
 
 
@@ -145,6 +149,20 @@ def test_a_full_sequence_can_be_branched_and_ended(grower) -> None:
     assert TOO_LONG in step(grower, "full", 5)[1]
     assert cache_of(grower, "s:full").shape == (1, 2, LIMIT, 2)
     assert grower.rest("DELETE", f"{BASE}/s:full")[0] == 200
+
+
+def test_its_steps_are_recorded_and_replayed(grower, data) -> None:
+    """From a state that had grown before; the digests are those of the whole values."""
+    step(grower, 6, 1, sequence_start=True)
+    step(grower, 6, 2)
+    grower.run("record", "grower", "6")
+    step(grower, 6, 3)
+    step(grower, 6, 4)
+    grower.run("record", "grower", "6", "--off")
+
+    (file,) = (data / "recordings").rglob("*-6-*")
+
+    assert "2 steps" in grower.run("replay", file)
 
 
 def test_sequences_of_all_lengths_outlive_a_kill(grower, server) -> None:
