@@ -235,6 +235,27 @@ def test_killed_workers_cost_no_sum(server) -> None:
     assert told.headers["legato-reason"] == "lost"
 
 
+def test_killed_server_costs_no_sum(start, tmp_path) -> None:
+    """What is kept by id goes on after ``kill -9``; what is hidden is told to be lost."""
+    flags = ("--model-control-mode=explicit", "--load-model=adder_by_text",
+             "--load-model=adder_hidden", f"--data={tmp_path}")  # fmt: skip
+    first = start(MODELS, *flags)
+    for model, name in (("adder_by_text", "long"), ("adder_hidden", 1)):
+        for at in range(3):
+            first.client().infer(
+                model, given(grpc, INPUT=row(5)), sequence_id=name, sequence_start=at == 0
+            )
+    os.kill(first.served.pid, signal.SIGKILL)
+    first.served.close()
+
+    client = start(MODELS, *flags).client()
+    kept = client.infer("adder_by_text", given(grpc, INPUT=row(5)), sequence_id="long")
+    with pytest.raises(InferenceServerException, match="must specify the START flag"):
+        client.infer("adder_hidden", given(grpc, INPUT=row(5)), sequence_id=1)
+
+    assert total(kept) == 20
+
+
 def test_models_own_metrics_are_on_the_metrics_page(server) -> None:
     """Under the name and the labels that the model gave them."""
     server.client().infer("moody", given(grpc, WHAT=np.array([[b"fine"]], object)))
