@@ -68,7 +68,8 @@ class RpcApp:
             # The server acts when called and needs no coroutine to stay: this one
             # returns at once, and the call lives on in callbacks.
             call = AsgiCall(wiring, scope, receive, send, method)
-            call.begin()
+            if call.begin() and not method.client_streaming:
+                call.line_up()
             first.add_done_callback(call.received)
             return
         bridge = Bridge(first, receive, send)

@@ -19,6 +19,7 @@ from legato.faults import fault
 from legato.observe.log import get_logger
 from legato.protocols.rpc import headers as wire
 from legato.protocols.rpc.framing import FrameReader, frame_gzip, gunzip
+from legato.protocols.rpc.line import Line
 from legato.protocols.rpc.service import Handler, Method, RpcError, Status
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ class Wiring:
         open: Calls that are not over.
         half_closed: Open calls whose client has said everything. Their end can only
             be found by asking, see :meth:`poll`.
+        lines: Calls that wait for one another, by their connection.
     """
 
     loop: asyncio.AbstractEventLoop
@@ -64,6 +66,7 @@ class Wiring:
     dirty: list[AsgiCall] = field(default_factory=list)
     open: set[AsgiCall] = field(default_factory=set)
     half_closed: set[AsgiCall] = field(default_factory=set)
+    lines: dict[Any, Line] = field(default_factory=dict)
 
     def flush(self) -> None:
         """Send what was queued in this turn."""
@@ -100,6 +103,7 @@ class AsgiCall:
         "_held",
         "_last",
         "_limit",
+        "_line",
         "_metadata",
         "_method",
         "_on_gone",
@@ -115,6 +119,7 @@ class AsgiCall:
         "_unsent",
         "_wiring",
         "deadline",
+        "has_come",
     )
 
     def __init__(
@@ -135,6 +140,8 @@ class AsgiCall:
         self._timer: asyncio.TimerHandle | None = None
         self._metadata: wire.Metadata | None = None
         self._on_gone: Callable[[], None] | None = None
+        self._line: Line | None = None
+        self.has_come = False
         self._unsent = 0
         self._armed = True  # by whoever begins the call
         self._gunzip = self._accepts_gzip = False
@@ -286,7 +293,27 @@ class AsgiCall:
             self._reader.push(body)
         if not event.get("more_body"):
             self._ended = True
+            if self._line is not None:
+                self._line.came(self)
+                return
         if not (self._paused or self._congested):
+            self._go_on()
+
+    def line_up(self) -> None:
+        """Take the message of a call that has one after those begun before it; see ``line``."""
+        client = self._scope.get("client")
+        if client is not None:
+            lines = self._wiring.lines
+            line = lines.get(client)
+            if line is None:
+                line = Line(self._wiring.loop, lines, client)
+            line.join(self)
+            self._line = line
+
+    def next_in_line(self, *, come: bool) -> None:
+        """Leave the line, and take the message if it has come."""
+        self._line = None
+        if come:
             self._go_on()
 
     def poll(self) -> None:
@@ -424,6 +451,10 @@ class AsgiCall:
         """Nothing happens on this call any more, apart from what the caller still sends."""
         self._over = True
         self._handler = None
+        line = self._line
+        if line is not None:
+            self._line = None
+            line.leave(self)
         self._wiring.open.discard(self)
         if self._timer is not None:
             self._timer.cancel()
