@@ -45,6 +45,7 @@ PID_FILE: Final = ".model_server.pid"
 _WORDS: Final = "legato\0torchserve"  # as a process has them in its command line
 _STOP_S: Final = 60.0
 _TRUE: Final = "true"
+_NOT_SERVED: Final = {"workflow_store": "workflows", "plugins_path": "plug-ins"}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -120,6 +121,8 @@ def _start(arguments: argparse.Namespace, words: Sequence[str], pid_file: PidFil
         print("Missing mandatory parameter --model-store")
         return 1
     settings = settings_of(arguments, values, variables)
+    for line in passed_over(arguments, values):
+        sys.stderr.write(f"WARNING {line}\n")
     if not arguments.foreground:
         return _detach(words, pid_file, variables)
     key_file = settings.torchserve.get("key_file") if settings.torchserve else None
@@ -133,6 +136,17 @@ def _start(arguments: argparse.Namespace, words: Sequence[str], pid_file: PidFil
         pid_file.remove(os.getpid())
         if key_file is not None:
             Path(key_file).unlink(missing_ok=True)
+
+
+def passed_over(arguments: argparse.Namespace, values: Mapping[str, str]) -> list[str]:
+    """Say which flags and properties ask for what there is not."""
+    said = []
+    for name, what in _NOT_SERVED.items():
+        flag = f"--{name.replace('_', '-')}"
+        key = flag if getattr(arguments, name) else name if values.get(name) else ""
+        if key:
+            said.append(f"{key} is passed over: {what} are not served")
+    return said
 
 
 def _detach(words: Sequence[str], pid_file: PidFile, variables: Mapping[str, str]) -> int:

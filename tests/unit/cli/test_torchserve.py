@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from legato.cli.torchserve import configured, parser, settings_of
+from legato.cli.torchserve import configured, parser, passed_over, settings_of
 from legato.core.errors import ConfigError
 
 
@@ -79,3 +79,14 @@ def test_settings_have_every_port_and_the_key_file(tmp_path) -> None:
     assert opened.extra_ports == (8000,)
     assert opened.torchserve["key_file"] is None
     assert opened.torchserve["snapshots"] is None
+
+
+def test_what_there_is_not_is_named_at_the_start() -> None:
+    """By flag or by key; the server starts all the same."""
+    by_flag = parser().parse_args(["--workflow-store", "w"])
+    by_key = {"plugins_path": "p", "workflow_store": ""}
+
+    assert passed_over(by_flag, {}) == ["--workflow-store is passed over: workflows are not served"]
+    assert passed_over(parser().parse_args([]), by_key) == [
+        "plugins_path is passed over: plug-ins are not served"
+    ]
