@@ -2,8 +2,8 @@
 
 The newest record of such a sequence says what its step changed, and where the record
 before it lies; so on, back to one that holds a whole state. A chain ends, and the next
-record is a whole one, when what was added is as much as what it began with: a state
-is written twice at most, however long it grows, and read with no more than twice its bytes.
+record is a whole one, when what was added is as much as what it began with: however long
+a state grows, all its records are three times its bytes at most, and those that are read twice.
 
 The row of the index points to the newest record. What lies behind it is noted here, so
 that it counts as needed; it can be found again from the records alone, which is what
@@ -50,10 +50,11 @@ class Chain(NamedTuple):
 
 
 class Chains:
-    """The chains of a log, by the digest of the key."""
+    """The chains of a log, by the digest of the key, and by the segments they lie in."""
 
     def __init__(self) -> None:
         self._by_digest: dict[int, Chain] = {}
+        self._by_segment: dict[int, dict[int, list[int]]] = {}
 
     def __len__(self) -> int:
         return len(self._by_digest)
@@ -66,39 +67,46 @@ class Chains:
         return self._by_digest.get(digest)
 
     def put(self, digest: int, chain: Chain) -> None:
-        """Note a chain."""
+        """Note a chain of a key that has none."""
         self._by_digest[digest] = chain
+        for place in chain.places:
+            self._file(digest, place)
 
     def extend(self, digest: int, behind: Place, size: int) -> None:
         """Note that a record of ``size`` bytes now goes on from the one ``behind``."""
         old = self._by_digest.get(digest)
         places, added = ((), 0) if old is None else old
         self._by_digest[digest] = Chain((*places, behind), added + size)
+        self._file(digest, behind)
 
     def drop(self, digest: int) -> tuple[Place, ...]:
         """Forget a chain; give the places that it needed."""
         chain = self._by_digest.pop(digest, None)
-        return () if chain is None else chain.places
+        if chain is None:
+            return ()
+        for segment in {place.segment for place in chain.places}:
+            filed = self._by_segment[segment]
+            del filed[digest]
+            if not filed:
+                del self._by_segment[segment]
+        return chain.places
 
     def holds(self, digest: int, segment: int, offset: int) -> bool:
         """Tell whether the record there is a part of the key's chain."""
-        chain = self._by_digest.get(digest)
-        return chain is not None and any(
-            place.segment == segment and place.offset == offset for place in chain.places
-        )
+        return offset in self._by_segment.get(segment, {}).get(digest, ())
 
     def offsets_in(self, segment: int) -> list[int]:
         """Where parts of chains lie in a segment."""
-        return [
-            place.offset
-            for chain in self._by_digest.values()
-            for place in chain.places
-            if place.segment == segment
-        ]
+        filed = self._by_segment.get(segment, {})
+        return [offset for offsets in filed.values() for offset in offsets]
 
     def places(self) -> list[Place]:
         """All places that chains need."""
         return [place for chain in self._by_digest.values() for place in chain.places]
+
+    def _file(self, digest: int, place: Place) -> None:
+        filed = self._by_segment.setdefault(place.segment, {})
+        filed.setdefault(digest, []).append(place.offset)
 
     def room_for(self, row: Row, digest: int, size: int) -> bool:
         """Tell whether a record of ``size`` bytes may go on from the newest of a row."""

@@ -80,8 +80,8 @@ def test_a_step_writes_what_it_adds(store: LogStore) -> None:
     assert store.statistics().stored_bytes == grown_state(1, 200).nbytes
 
 
-def test_a_state_is_written_twice_at_most(store: LogStore) -> None:
-    """A whole record comes when the parts are as much as it, so reading stays cheap too."""
+def test_whole_records_become_rare(store: LogStore) -> None:
+    """One comes when the parts are as much as the last, so reading stays cheap too."""
     grow(store, 1, *range(1, 501))
 
     parts = 500 * 330
