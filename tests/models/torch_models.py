@@ -101,6 +101,19 @@ class Late(nn.Module):
         return self.h + self.late
 
 
+class LateScript(nn.Module):
+    """Writes into a buffer, but only when it is given something large."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("late", torch.zeros(1, 2))
+
+    def forward(self, x):
+        if bool(x.sum() > 100):
+            self.late.add_(1)
+        return x + self.late
+
+
 class Attribute(nn.Module):
     """Keeps a tensor and a number in plain attributes."""
 

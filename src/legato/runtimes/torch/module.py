@@ -14,7 +14,7 @@ from legato.runtimes.torch.attributes import Slot, is_plain
 from legato.runtimes.torch.program import NUMBERS, REQUIRED, Argument, Call, flatten
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from legato.repository.config import ModelConfig
@@ -78,30 +78,56 @@ def functional(module: Any, names: Sequence[str], keywords: Sequence[str]) -> Ca
         names: Buffers that are handed in and taken out.
         keywords: Names of the arguments that it is given.
     """
-    fixed = {name: value for name, value in module.named_buffers() if name not in names}
-    kept = {name: value.clone() for name, value in fixed.items()}
+    guard = Guard({name: b for name, b in module.named_buffers() if name not in names})
 
     def call(values: Sequence[Any], lifted: Sequence[Any]) -> tuple[list[Any], list[Any]]:
         given = dict(zip(names, lifted, strict=True))
-        versions = [value._version for value in fixed.values()]  # noqa: SLF001 - its public name
         arguments = dict(zip(keywords, values, strict=True))
-        result = functional_call(module, given, kwargs=arguments, tie_weights=False)
-        if versions != [value._version for value in fixed.values()]:  # noqa: SLF001
-            raise _changed_late(fixed, kept)
+        with guard:
+            result = functional_call(module, given, kwargs=arguments, tie_weights=False)
         return [value for _, value in flatten(result)], [given[name] for name in names]
 
     return call
 
 
-def _changed_late(fixed: dict[str, Any], kept: dict[str, Any]) -> ModelError:
-    changed = [name for name, value in fixed.items() if not torch.equal(value, kept[name])]
-    for name, value in fixed.items():
-        value.copy_(kept[name])
-    named = join_names(changed or list(fixed))
-    return ModelError(
-        f"buffer {named} changed in this step, though it did not when the model was loaded; "
-        f"name it in 'states' of model.yaml: {{input: {(changed or list(fixed))[0]}}}"
-    )
+class Guard:
+    """Sees whether a call writes to tensors that it should leave alone, and puts them back.
+
+    A write that no step did while the model was loaded would carry from one sequence to the
+    next. PyTorch counts the writes to a tensor, so looking costs next to nothing.
+    """
+
+    def __init__(self, tensors: Mapping[str, Any]) -> None:
+        self._tensors = dict(tensors)
+        self._kept = {name: value.clone() for name, value in tensors.items()}
+        self._versions = self._now()
+
+    def __enter__(self) -> None:
+        """Nothing to do: the versions are those after the last call."""
+
+    def __exit__(self, *_: object) -> None:
+        """Compare.
+
+        Raises:
+            ModelError: A tensor was written to; it has its old value again.
+        """
+        if self._versions == self._now():
+            return
+        written = [
+            name for name, at, was in zip(self._tensors, self._now(), self._versions, strict=True)
+            if at != was
+        ]  # fmt: skip
+        for name in written:
+            self._tensors[name].copy_(self._kept[name])
+        self._versions = self._now()
+        raise ModelError(
+            f"buffer {join_names(written)} changed in this step, though it did not when the model "
+            f"was loaded; name it in 'states' of model.yaml: {{input: {written[0]}, "
+            f"output: {written[0]}:next}}"
+        )
+
+    def _now(self) -> list[int]:
+        return [value._version for value in self._tensors.values()]  # noqa: SLF001
 
 
 def _private(module: Any) -> list[Slot]:

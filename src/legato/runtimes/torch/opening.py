@@ -12,7 +12,7 @@ from legato.core.errors import ConfigError, join_names
 from legato.runtimes.discovery.pairing import agree, names_state, pair_by_name
 from legato.runtimes.torch.attributes import Attributes, Slot, is_plain, isolated
 from legato.runtimes.torch.exported import open_exported
-from legato.runtimes.torch.module import functional, open_module
+from legato.runtimes.torch.module import Guard, functional, open_module
 from legato.runtimes.torch.naming import groups, input_names, output_names
 from legato.runtimes.torch.observing import Observer
 from legato.runtimes.torch.program import (
@@ -80,6 +80,13 @@ def open_program(config: ModelConfig, options: Options) -> Opened:
         )
     kind = kind_of(config.file)
     if kind == "exported":
+        if options.submodule:
+            raise ConfigError(
+                "is for TorchScript files: an exported program has no parts",
+                file=str(config.file),
+                key="options.submodule",
+                fix="export the part that is to be served",
+            )
         return _open_exported(config, options, config.file)
     return _open_script(config, options, config.file)
 
@@ -219,9 +226,12 @@ def _open_script(config: ModelConfig, options: Options, path: Path) -> Opened:
     changed = subject.changed(observed) | set(script.assigned)
     if not changed:
         forward = subject.forward
+        guard = Guard({str(slot): _value_of(script.module, slot) for slot in script.read})
 
         def call(values: Sequence[Any], _lifted: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-            return [value for _, value in flatten(forward(*values))], []
+            with guard:
+                result = forward(*values)
+            return [value for _, value in flatten(result)], []
 
         program = Program(subject.arguments, (), call, shareable=True)
         return subject.opened(program, observed)

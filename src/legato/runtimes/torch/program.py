@@ -160,7 +160,8 @@ def to_arrays(tensors: Sequence[Any]) -> list[Array]:
     Raises:
         ModelError: A dtype is none that numpy has.
     """
-    if not tensors or tensors[0].device.type == "cpu":
+    devices = {tensor.device for tensor in tensors}
+    if len(devices) != 1 or devices.pop().type == "cpu":
         return [to_array(tensor) for tensor in tensors]
     return unpacked(pack_bytes(tensors).cpu(), tensors)
 

@@ -201,6 +201,18 @@ def test_a_part_that_is_not_there_is_named(load, silero):
         load(silero, options={"submodule": "_mode"})
 
 
+def test_a_buffer_that_is_written_late_is_put_back(load, sequences, tmp_path):
+    """What no step did at the load fails that step, and leaves nothing for the next one."""
+    path = models.script(models.LateScript(), tmp_path)
+    runtime = sequences(load(path, inputs={"x": {"shape": [1, 2]}}))
+
+    with pytest.raises(ModelError, match="buffer 'late' changed in this step"):
+        runtime.step({1: {"x": np.float32([[90, 20]])}})
+
+    got = runtime.step({2: {"x": np.float32([[1, 2]])}})[2]["output_0"]
+    np.testing.assert_array_equal(got, [[1, 2]])
+
+
 def test_weights_without_code_are_refused(load, tmp_path):
     """A state_dict cannot run; the error says how to serve it."""
     path = tmp_path / "weights.pt"
