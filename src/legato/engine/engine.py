@@ -142,6 +142,7 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.committer = Committer(self.store, self.loop)
         self._ticker = asyncio.create_task(self._tick(), name="legato-ticker")
+        self.store.begin()
         self.ready = True
 
     async def drain(self, timeout_s: float) -> bool:

@@ -191,6 +191,9 @@ class Store(Protocol):
     level: str
     inline: bool
 
+    def begin(self) -> None:
+        """Count time from now: until a server takes steps, no client could send any."""
+
     def acquire(
         self,
         key: SequenceKey,

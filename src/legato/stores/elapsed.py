@@ -35,6 +35,10 @@ class Elapsed:
             self._time += passed
         return self._time
 
+    def skip(self) -> None:
+        """Pass over the time since the last reading, as if it had not been."""
+        self._read = self._clock()
+
     def wall(self, moment: float) -> float:
         """Wall-clock time of a moment in the store's time, for display."""
         now = self()

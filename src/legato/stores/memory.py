@@ -360,6 +360,10 @@ class MemoryStore:
             heapq.heappush(queue, item)
         return ended
 
+    def begin(self) -> None:
+        """Count time from now; see :class:`legato.stores.base.Store`."""
+        self._time.skip()
+
     def close(self) -> None:
         """Nothing to flush: what this store holds ends with the process."""
 

@@ -138,6 +138,10 @@ class SqliteStore:
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._file.path)!r}, live={sum(self._live.values())})"
 
+    def begin(self) -> None:
+        """Count time from now; see :class:`legato.stores.base.Store`."""
+        self._time.skip()
+
     def close(self) -> None:
         """Save the time, flush what the level asks for and let go of the folder. Repeatable."""
         if self._file.is_open:

@@ -29,6 +29,21 @@ def test_sequence_lives_up_to_its_idle_limit(store, clock) -> None:
     assert list(store.list()) == []
 
 
+def test_time_before_the_beginning_does_not_count(store, clock) -> None:
+    """While models load, no client can send a step, so nobody is idle."""
+    commit_one(store, commit_of(1, ttl_s=60.0))
+    clock.advance(50.0)
+    store.read(KEY)
+    clock.advance(1000.0)
+    store.begin()
+    clock.advance(10.0)
+    alive = store.read(KEY)
+    clock.advance(0.5)
+
+    assert not isinstance(alive, Missing)
+    assert isinstance(store.read(KEY), Missing)
+
+
 def test_commit_to_an_expired_sequence_is_gone(store, clock) -> None:
     """A late step hears that the sequence expired (D7)."""
     commit_one(store, commit_of(1, ttl_s=60.0))

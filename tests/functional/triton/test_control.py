@@ -223,6 +223,22 @@ def test_sequences_survive_kill_9(start, repository, tmp_path) -> None:
     assert answers == [(3, 30), (3, 30)]
 
 
+def test_a_slow_load_makes_nobody_idle(start, tmp_path) -> None:
+    """A second of idle time is the default; a restart that takes longer does not use it up."""
+    models.write(tmp_path / "models", "own", None, models.LEGATO_CONFIG.replace("60000000", "0"))
+    source = models.LEGATO_MODEL.replace(
+        "        self.scale", "        import time\n\n        time.sleep(1.5)\n        self.scale"
+    )
+    (tmp_path / "models" / "own" / "1" / "model.py").write_text(source)
+    server = start(tmp_path / "models", f"--data={tmp_path / 'data'}")
+    step(server.client(), "own", 1, 7, sequence_start=True)
+
+    os.kill(server.served.pid, signal.SIGKILL)
+    server.served.await_ready(2)
+
+    assert told(step(server.client(), "own", 2, 7)) == 6
+
+
 def test_models_that_clients_loaded_come_back_after_kill_9(start, repository, tmp_path) -> None:
     """With the config and files that they were given, and their sequences."""
     server = start(repository, EXPLICIT, f"--data={tmp_path / 'data'}")

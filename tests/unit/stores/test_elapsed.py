@@ -22,6 +22,19 @@ def test_time_passes_with_the_clock() -> None:
     assert time() == 52.5
 
 
+def test_time_may_be_passed_over() -> None:
+    """Only what passed since the last reading."""
+    clock = FakeClock(50.0)
+    time = Elapsed(clock)
+    clock.now = 51.0
+    time()
+    clock.now = 60.0
+    time.skip()
+    clock.now = 62.0
+
+    assert time() == 53.0
+
+
 def test_time_goes_on_from_its_start() -> None:
     """A saved time continues, whatever the wall clock did meanwhile."""
     clock = FakeClock(1e9)

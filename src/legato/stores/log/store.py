@@ -363,6 +363,10 @@ class LogStore:
         """Write a checkpoint of the index now, whole."""
         self._upkeep.checkpoint()
 
+    def begin(self) -> None:
+        """Count time from now; see :class:`legato.stores.base.Store`."""
+        self._time.skip()
+
     def close(self) -> None:
         """Flush, write a checkpoint and let go of the folder."""
         if self._closed:
