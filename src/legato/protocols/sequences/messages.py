@@ -155,7 +155,7 @@ class Sequence(Answer):
     """One sequence.
 
     ``status`` is live, or how it ended: ended, expired, evicted, cancelled, displaced,
-    failed, rolled_back.
+    failed, rolled_back, lost.
     """
 
     model: str

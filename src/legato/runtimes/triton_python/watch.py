@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -137,15 +138,20 @@ class Watch:
             if len(value) > _LARGE:
                 return None
             rest = {key: inner for key, inner in list(value.items()) if key not in known}
-            return _digest(sorted(rest.items(), key=_as_text)) if rest else 0
+            return _digest_items(rest)
         return _digest(value)
 
 
-def _as_text(item: tuple[Any, Any]) -> str:
-    return repr(item[0])
+def _digest_items(items: Mapping[Any, Any], depth: int = _DEEP) -> int:
+    return hash(frozenset((_key(key), _digest(value, depth - 1)) for key, value in items.items()))
 
 
-def _digest(value: Any) -> int:
+def _key(key: Any) -> Any:
+    return key if isinstance(key, Hashable) else id(key)
+
+
+def _digest(value: Any, depth: int = _DEEP) -> int:
+    """Return a number that another value hardly has; what cannot be read is known by itself."""
     if isinstance(value, np.ndarray) and value.nbytes > _SAMPLED_FROM:
         value = value.reshape(-1)[:: max(1, value.size // 65_536)]
     if isinstance(value, list | tuple | set) and len(value) > _LARGE:
@@ -156,6 +162,10 @@ def _digest(value: Any) -> int:
     try:
         return xxh3_64_intdigest(encode(value))
     except UnsupportedValueError:
+        if depth and isinstance(value, dict):
+            return _digest_items(value, depth)
+        if depth and isinstance(value, list | tuple):
+            return hash(tuple(_digest(inner, depth - 1) for inner in value))
         return id(value)
 
 

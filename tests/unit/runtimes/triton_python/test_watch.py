@@ -78,6 +78,19 @@ def test_slots_that_took_no_part_must_not_change() -> None:
     assert changed(before, one.look(set(), view), [1]) == ["model.sums[2]"]
 
 
+def test_what_cannot_be_read_is_the_same_as_long_as_it_is_itself() -> None:
+    """Weights, locks and sessions in dictionaries and lists do not change by being looked at."""
+    model = SimpleNamespace(parts={"lock": object(), "more": [object()]}, row=(object(), 1))
+    one = watch(model)
+    before = one.look(set(), {})
+
+    same = changed(before, one.look(set(), {}), [])
+    model.parts["more"].append(1)
+
+    assert same == []
+    assert changed(before, one.look(set(), {}), []) == ["model.parts"]
+
+
 def test_what_takes_long_is_looked_at_once(monkeypatch) -> None:
     """A table of a million words is no state, and must not cost every call."""
     model = SimpleNamespace(words=["a"], items=[])
