@@ -68,12 +68,17 @@ def is_batched(model: ServedModel) -> bool:
     return has_batch_dimension(model.signature)
 
 
-def model_metadata(model: ServedModel) -> pb.ModelMetadataResponse:
-    """Return the answer to ModelMetadata."""
+def model_metadata(model: ServedModel, versions: Iterable[str] = ()) -> pb.ModelMetadataResponse:
+    """Return the answer to ModelMetadata.
+
+    Args:
+        model: What is described.
+        versions: All served versions of the model; by default this one.
+    """
     signature = model.signature
     batched = is_batched(model)
     response = pb.ModelMetadataResponse(
-        name=model.name, versions=[model.version], platform=_platform(model)
+        name=model.name, versions=versions or [model.version], platform=_platform(model)
     )
     for spec in client_inputs(signature):
         shape = (-1, *spec.shape[1:]) if batched else spec.shape

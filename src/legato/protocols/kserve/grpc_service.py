@@ -88,7 +88,7 @@ class _Queries:
         return describe.server_metadata(legato.__version__, self.facilities.extensions())
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        return describe.model_metadata(find_model(self.engine, request.name, request.version))
+        return metadata_of(self.engine, request.name, request.version)
 
     def config(self, request: pb.ModelConfigRequest) -> pb.ModelConfigResponse:
         model = find_model(self.engine, request.name, request.version)
@@ -97,8 +97,31 @@ class _Queries:
     def statistics(self, request: pb.ModelStatisticsRequest) -> pb.ModelStatisticsResponse:
         if not request.name:
             return describe.model_statistics(self.engine.models())
-        model = find_model(self.engine, request.name, request.version)
-        return describe.model_statistics([model])
+        return statistics_of(self.engine, request.name, request.version)
+
+
+def _versions(engine: EnginePort, name: str) -> list[ServedModel]:
+    return [model for model in engine.models() if model.name == name]
+
+
+def metadata_of(engine: EnginePort, name: str, version: str) -> pb.ModelMetadataResponse:
+    """Return the metadata of a model, with all of its versions.
+
+    Raises:
+        RpcError: It is not served.
+    """
+    model = find_model(engine, name, version)
+    return describe.model_metadata(model, [one.version for one in _versions(engine, name)])
+
+
+def statistics_of(engine: EnginePort, name: str, version: str) -> pb.ModelStatisticsResponse:
+    """Return the statistics of one version of a model, or of all of them for "".
+
+    Raises:
+        RpcError: It is not served.
+    """
+    model = find_model(engine, name, version)
+    return describe.model_statistics([model] if version else _versions(engine, name))
 
 
 def find_model(engine: EnginePort, name: str, version: str) -> ServedModel:

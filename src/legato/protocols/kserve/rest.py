@@ -12,7 +12,7 @@ from legato.protocols.kserve import describe
 from legato.protocols.kserve import rest_answers as answers
 from legato.protocols.kserve.facilities import Facilities, NoRepository
 from legato.protocols.kserve.generate import Generate
-from legato.protocols.kserve.grpc_service import find_model
+from legato.protocols.kserve.grpc_service import find_model, metadata_of, statistics_of
 from legato.protocols.kserve.rest_admin import admin_routes
 from legato.protocols.kserve.rest_infer import JSON_LENGTH, Infer
 from legato.protocols.rpc.service import RpcError
@@ -102,13 +102,13 @@ class _Pages:
         return answers.message(describe.model_statistics(self.engine.models()))
 
     async def metadata(self, request: Request) -> Response:
-        return self._about(request, describe.model_metadata)
+        return self._told(request, metadata_of)
 
     async def config(self, request: Request) -> Response:
-        return self._about(request, describe.model_config)
+        return self._told(request, lambda *asked: describe.model_config(find_model(*asked)))
 
     async def statistics(self, request: Request) -> Response:
-        return self._about(request, lambda model: describe.model_statistics([model]))
+        return self._told(request, statistics_of)
 
     async def model_ready(self, request: Request) -> Response:
         try:
@@ -121,8 +121,9 @@ class _Pages:
         params = request.path_params
         return find_model(self.engine, params["model"], params.get("version", ""))
 
-    def _about(self, request: Request, tell: Callable[[ServedModel], Message]) -> Response:
+    def _told(self, request: Request, tell: Callable[[EnginePort, str, str], Message]) -> Response:
+        params = request.path_params
         try:
-            return answers.message(tell(self._find(request)))
+            return answers.message(tell(self.engine, params["model"], params.get("version", "")))
         except RpcError as error:
             return answers.rpc_error(error)

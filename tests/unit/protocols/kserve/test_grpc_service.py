@@ -193,3 +193,51 @@ def test_garbage_is_refused_by_every_method(engine, call, rpc) -> None:
     """Bytes that are no message end the call with a status."""
     with pytest.raises(RpcError):
         service(engine).methods[rpc].factory(call).message(b"\xff\xff\xff")
+
+
+def test_all_versions_are_told_unless_one_is_named(engine, ask, kit) -> None:
+    """Metadata lists them all the same."""
+    newer = kit.served("accumulator", kit.signature)
+    newer.version = "2"
+    engine.handles["another key, the same model"] = newer
+
+    metadata = ask("ModelMetadata", pb.ModelMetadataRequest(name="accumulator", version="1"))
+    everything = ask("ModelStatistics", pb.ModelStatisticsRequest(name="accumulator"))
+    one = ask("ModelStatistics", pb.ModelStatisticsRequest(name="accumulator", version="1"))
+
+    assert list(metadata.versions) == ["1", "2"]
+    assert [entry.version for entry in everything.model_stats] == ["1", "2"]
+    assert [entry.version for entry in one.model_stats] == ["1"]
+
+
+def test_a_model_of_a_triton_repository_has_its_own_config(engine, ask, kit) -> None:
+    """As it was completed; clients still learn how many answers are kept."""
+    engine.handles["m"] = kit.served(
+        "m",
+        kit.signature,
+        origin={
+            "name": "m",
+            "max_batch_size": 8,
+            "sequence_batching": {"direct": {"minimum_slot_utilization": 0.5}},
+            "model_transaction_policy": {"decoupled": True},
+        },
+    )
+
+    config = ask("ModelConfig", pb.ModelConfigRequest(name="m")).config
+
+    assert config.max_batch_size == 8
+    assert config.sequence_batching.direct.minimum_slot_utilization == 0.5
+    assert config.model_transaction_policy.decoupled
+    assert config.parameters["sequence_receipts"].string_value == "1"
+
+
+def test_a_model_that_was_unloaded_is_told_from_one_that_never_was(engine, call) -> None:
+    """Triton's two texts."""
+    engine.unloaded.add("m")
+
+    with pytest.raises(RpcError) as caught:
+        service(engine).methods["ModelConfig"].factory(call).message(
+            pb.ModelConfigRequest(name="m").SerializeToString()
+        )
+
+    assert caught.value.message == "Request for unknown model: 'm' has no available versions"
