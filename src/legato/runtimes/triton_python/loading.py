@@ -57,7 +57,8 @@ def load_module(config: ModelConfig) -> ModuleType:
 def _fix(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError) and error.name:
         return (
-            f"install '{error.name}' in the server's environment, or name another 'worker.python'"
+            f"install '{error.name}' in the server's environment, or name the folder of one that "
+            "has it as EXECUTION_ENV_PATH"
         )
     return "the traceback is in the log"
 
