@@ -353,6 +353,12 @@ def page(rows: list[Row], facts: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
+def told(command: list[str]) -> str:
+    """Return what a command says of its version."""
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stdout.strip().rpartition(" ")[2] or "unknown"
+
+
 def servers(store: Path) -> Iterator[Server]:
     """Yield Legato, and TorchServe where it is known."""
     yield Server("Legato", [sys.executable, "-m", "legato", "torchserve"], store)
@@ -389,6 +395,9 @@ def main() -> int:
                     flush=True,
                 )
     rows.sort(key=lambda row: row.server)
+    other = os.environ.get("LEGATO_BENCH_TORCHSERVE")
+    if other:
+        facts["TorchServe"] = told([*shlex.split(other), "--version"])
     facts["load average"] = f"{machine.load_average():.1f} at the end"
     if options.output is not None:
         options.output.write_text(page(rows, facts))
