@@ -346,3 +346,27 @@ def test_a_stateless_model_can_be_reloaded(make) -> None:
     assert np.frombuffer(reply.data[0], np.int64).tolist() == [8]
     h.loop.finish(h.engine.unload("m"))
     assert h.engine.models() == []
+
+
+def test_names_of_unloaded_models_are_kept_until_they_come_back(make) -> None:
+    """Protocols tell them from models that never were."""
+    h = make()
+    h.load()
+    before = set(h.engine.unloaded)
+
+    h.loop.finish(h.engine.unload("m"))
+    gone = set(h.engine.unloaded)
+    h.load()
+
+    assert (before, gone, h.engine.unloaded) == (set(), {"m"}, set())
+
+
+def test_decoupled_models_are_known_by_name(make) -> None:
+    """Until they are loaded as something else."""
+    h = make()
+    h.load(origin={"model_transaction_policy": {"decoupled": True}})
+    decoupled = set(h.engine.decoupled)
+
+    h.load(origin={})
+
+    assert (decoupled, h.engine.decoupled) == ({"m"}, set())
