@@ -293,6 +293,25 @@ def test_a_damaged_part_is_refused_by_name(tmp_path: Path) -> None:
     again.close()
 
 
+def test_another_record_in_the_place_of_a_part_is_noticed(tmp_path: Path) -> None:
+    """Also a whole and valid one of the same sequence, as a lost write could leave it."""
+    store = open_log(tmp_path / "log")
+    _, chain = grow_to_three_parts(store, 1)
+    row = store._table.row(0)
+    part = chain.places[1]
+    assert part.length == row.length
+    path = segment_paths(store.folder)[0]
+    blob = bytearray(path.read_bytes())
+    blob[part.offset : part.offset + part.length] = blob[row.offset : row.offset + row.length]
+    path.write_bytes(blob)
+
+    found = store.read(key_of(1))
+
+    assert isinstance(found, Damaged)
+    assert "is not what it was" in found.problem
+    store.close()
+
+
 def test_a_missing_part_is_found_at_start(tmp_path: Path) -> None:
     """A file that is gone takes the sequences along whose states began in it."""
     store = open_log(tmp_path / "log", segment_bytes=1500)
