@@ -18,7 +18,7 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as write_tensors
 
 from legato.core.errors import PoisonError, StateDamagedError
-from legato.runtimes.torch.program import Argument, Call, Lifted, Program, flatten
+from legato.runtimes.torch.program import Argument, Lifted, Program, flatten
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -54,10 +54,7 @@ class Attributes:
 
     def take(self) -> list[Any]:
         """Copy the attributes as they are now."""
-        return [
-            _copied(getattr(owner, slot.name))
-            for owner, slot in zip(self._owners, self.slots, strict=True)
-        ]
+        return [_copied(value) for value in self.now()]
 
     def put(self, values: Sequence[Any]) -> None:
         """Set the attributes."""
@@ -71,17 +68,18 @@ class Attributes:
     def watch(self) -> None:
         """Begin to look for changes; not in inference mode, where tensors do not count writes."""
         self.reset()
-        self._marks = [_mark(value) for value in self._now()]
+        self._marks = [_mark(value) for value in self.now()]
 
     def changed(self) -> set[Slot]:
         """Name the attributes that were written to since :meth:`watch`, or have other values."""
-        now = self._now()
+        now = self.now()
         rows = zip(self.slots, self._pristine, self._marks, now, strict=True)
         return {
             slot for slot, was, mark, value in rows if mark != _mark(value) or not _same(was, value)
         }
 
-    def _now(self) -> list[Any]:
+    def now(self) -> list[Any]:
+        """Return the attributes as they are, not copied."""
         return [getattr(o, slot.name) for o, slot in zip(self._owners, self.slots, strict=True)]
 
 
@@ -110,15 +108,14 @@ def isolated(
     """
 
     def call(values: Sequence[Any], lifted: Sequence[Any]) -> tuple[list[Any], list[Any]]:
+        # Every call sets every attribute first, so what the last one left is never read.
         blob = lifted[0]
-        attributes.reset()
         if blob.numel():
             attributes.put(unpack(blob.cpu().numpy().tobytes(), str(blob.device)))
-        try:
-            outputs = [tensor.clone() for _, tensor in flatten(forward(*values))]
-            kept = attributes.take()
-        finally:
+        else:
             attributes.reset()
+        outputs = [tensor for _, tensor in flatten(forward(*values))]
+        kept = attributes.now()
         if reject_non_finite:
             _refuse_poison(attributes.slots, kept)
         packed = np.frombuffer(pack(kept), np.uint8)
@@ -127,19 +124,6 @@ def isolated(
     names = ", ".join(map(str, attributes.slots))
     state = Lifted(NAME, "uint8", (-1,), None, f"the module's own attributes: {names}")
     return Program(arguments, (state,), call, alone=why)
-
-
-def pure(attributes: Attributes, forward: Callable[..., Any]) -> Call:
-    """Call a module with its attributes as they were loaded, and put them back after it."""
-
-    def call(values: Sequence[Any], _lifted: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-        attributes.reset()
-        try:
-            return [tensor.clone() for _, tensor in flatten(forward(*values))], []
-        finally:
-            attributes.reset()
-
-    return call
 
 
 def pack(values: Sequence[Any]) -> bytes:
