@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 log = logs.get_logger()
 
 _SETTLE_S = 0.05
+_RETURN_S = 3.0
+"""Seconds after a start in which nobody grows idle: clients wait before they connect again."""
 
 
 class Server:
@@ -83,7 +85,10 @@ class Server:
             else None
         )
         self.engine = Engine(
-            store, max_resident_bytes=options.max_resident_state, suspicion=suspicion
+            store,
+            max_resident_bytes=options.max_resident_state,
+            suspicion=suspicion,
+            return_s=_RETURN_S,
         )
         self.garbage = Garbage()
         self.recorder = Recorder(self.engine, options.data)

@@ -90,6 +90,8 @@ class Engine:
         max_queued: Bound on unanswered steps, all models together.
         on_fatal: Called when the store can no longer be trusted; must end the process.
         suspicion: What is known of steps that crashed the process before this one.
+        return_s: Seconds after the start in which no sequence of the store grows idle, for
+            clients to come back.
 
     Attributes:
         observers: Told of every batch that was committed, before its replies leave; each
@@ -108,8 +110,10 @@ class Engine:
         max_queued: int = 100_000,
         on_fatal: Callable[[Exception], None] | None = None,
         suspicion: Suspicion | None = None,
+        return_s: float = 0.0,
     ) -> None:
         self.store = store
+        self._return_s = return_s
         self.ready = False
         self.draining = False
         self.max_queued = max_queued
@@ -142,7 +146,7 @@ class Engine:
         self.loop = asyncio.get_running_loop()
         self.committer = Committer(self.store, self.loop)
         self._ticker = asyncio.create_task(self._tick(), name="legato-ticker")
-        self.store.begin()
+        self.store.begin(self._return_s if self.store.statistics().live else 0.0)
         self.ready = True
 
     async def drain(self, timeout_s: float) -> bool:

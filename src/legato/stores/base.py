@@ -191,8 +191,12 @@ class Store(Protocol):
     level: str
     inline: bool
 
-    def begin(self) -> None:
-        """Count time from now: until a server takes steps, no client could send any."""
+    def begin(self, pause_s: float = 0.0) -> None:
+        """Count time from now: until a server takes steps, no client could send any.
+
+        Args:
+            pause_s: Seconds that do not count either, for clients to come back.
+        """
 
     def acquire(
         self,

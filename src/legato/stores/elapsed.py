@@ -18,12 +18,13 @@ if TYPE_CHECKING:
 class Elapsed:
     """A running time that starts at ``start`` and never goes back."""
 
-    __slots__ = ("_clock", "_read", "_time")
+    __slots__ = ("_clock", "_pause", "_read", "_time")
 
     def __init__(self, clock: Clock, start: float | None = None) -> None:
         """Start at ``start`` seconds, or at what the wall clock says."""
         self._clock = clock
         self._read = clock()
+        self._pause = 0.0
         self._time = self._read if start is None else start
 
     def __call__(self) -> float:
@@ -32,12 +33,17 @@ class Elapsed:
         passed = read - self._read
         self._read = read
         if passed > 0.0:
+            if self._pause:
+                paused = min(passed, self._pause)
+                self._pause -= paused
+                passed -= paused
             self._time += passed
         return self._time
 
-    def skip(self) -> None:
-        """Pass over the time since the last reading, as if it had not been."""
+    def skip(self, pause_s: float = 0.0) -> None:
+        """Pass over the time since the last reading, and stand still for some seconds more."""
         self._read = self._clock()
+        self._pause = pause_s
 
     def wall(self, moment: float) -> float:
         """Wall-clock time of a moment in the store's time, for display."""

@@ -360,9 +360,9 @@ class MemoryStore:
             heapq.heappush(queue, item)
         return ended
 
-    def begin(self) -> None:
+    def begin(self, pause_s: float = 0.0) -> None:
         """Count time from now; see :class:`legato.stores.base.Store`."""
-        self._time.skip()
+        self._time.skip(pause_s)
 
     def close(self) -> None:
         """Nothing to flush: what this store holds ends with the process."""

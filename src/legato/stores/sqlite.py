@@ -138,9 +138,9 @@ class SqliteStore:
     def __repr__(self) -> str:
         return f"SqliteStore({str(self._file.path)!r}, live={sum(self._live.values())})"
 
-    def begin(self) -> None:
+    def begin(self, pause_s: float = 0.0) -> None:
         """Count time from now; see :class:`legato.stores.base.Store`."""
-        self._time.skip()
+        self._time.skip(pause_s)
 
     def close(self) -> None:
         """Save the time, flush what the level asks for and let go of the folder. Repeatable."""

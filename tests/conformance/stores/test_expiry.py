@@ -44,6 +44,20 @@ def test_time_before_the_beginning_does_not_count(store, clock) -> None:
     assert isinstance(store.read(KEY), Missing)
 
 
+def test_clients_have_time_to_come_back(store, clock) -> None:
+    """Seconds that a server gives them do not count."""
+    commit_one(store, commit_of(1, ttl_s=60.0))
+    clock.advance(50.0)
+    store.read(KEY)
+    store.begin(5.0)
+    clock.advance(15.0)
+    alive = store.read(KEY)
+    clock.advance(0.5)
+
+    assert not isinstance(alive, Missing)
+    assert isinstance(store.read(KEY), Missing)
+
+
 def test_commit_to_an_expired_sequence_is_gone(store, clock) -> None:
     """A late step hears that the sequence expired (D7)."""
     commit_one(store, commit_of(1, ttl_s=60.0))

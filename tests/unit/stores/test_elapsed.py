@@ -35,6 +35,19 @@ def test_time_may_be_passed_over() -> None:
     assert time() == 53.0
 
 
+def test_time_may_stand_still_for_a_while() -> None:
+    """So many seconds pass in vain, in however many pieces; a clock set back uses none up."""
+    clock = FakeClock(50.0)
+    time = Elapsed(clock)
+    time.skip(5.0)
+    seen = []
+    for now in (52.0, 40.0, 42.0, 44.0, 46.5):
+        clock.now = now
+        seen.append(time())
+
+    assert seen == [50.0, 50.0, 50.0, 51.0, 53.5]
+
+
 def test_time_goes_on_from_its_start() -> None:
     """A saved time continues, whatever the wall clock did meanwhile."""
     clock = FakeClock(1e9)

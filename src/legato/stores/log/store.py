@@ -363,9 +363,9 @@ class LogStore:
         """Write a checkpoint of the index now, whole."""
         self._upkeep.checkpoint()
 
-    def begin(self) -> None:
+    def begin(self, pause_s: float = 0.0) -> None:
         """Count time from now; see :class:`legato.stores.base.Store`."""
-        self._time.skip()
+        self._time.skip(pause_s)
 
     def close(self) -> None:
         """Flush, write a checkpoint and let go of the folder."""
