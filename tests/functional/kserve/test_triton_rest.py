@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import time
 import zlib
 
 import httpx
@@ -161,3 +162,38 @@ def test_log_settings_take_effect(serve, model, fresh_id) -> None:
     said = "".join(served.said[silent:])
     assert said.count("trace_settings_have_no_effect") == 1
     assert client.get_trace_settings(as_json=True)["settings"]["trace_rate"]["value"] == ["8"]
+
+
+def test_a_client_that_leaves_the_backlog_begins_no_sequence(serve, model, tmp_path) -> None:
+    """Its place is free for others, and nothing lives on for nobody."""
+    folder = tmp_path / "accumulator"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes((model / "model.onnx").read_bytes())
+    config = (model / "model.yaml").read_text()
+    (folder / "model.yaml").write_text(f"{config}sequences: {{max_live: 1}}\n")
+    url = f"http://{serve(folder).address}"
+    path = f"{url}/v2/models/accumulator/infer"
+
+    def waiting() -> float:
+        page = httpx.get(f"{url}/metrics", timeout=TIMEOUT_S).text
+        (line,) = [x for x in page.splitlines() if x.startswith("legato_sequences_backlog{")]
+        return float(line.split()[-1])
+
+    def post(sequence: int, timeout: float = TIMEOUT_S) -> httpx.Response:
+        body, headers = binary(sequence, start=True)
+        return httpx.post(path, content=body, headers=headers, timeout=timeout)
+
+    post(1)
+    with pytest.raises(httpx.ReadTimeout):
+        post(2, timeout=0.3)
+    deadline = time.monotonic() + TIMEOUT_S
+    while waiting():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    body, headers = binary(1)
+    ended = body.replace(b'"sequence_start": false', b'"sequence_end": true  ')
+    httpx.post(path, content=ended, headers=headers, timeout=TIMEOUT_S).raise_for_status()
+
+    page = httpx.get(f"{url}/metrics", timeout=TIMEOUT_S).text
+    assert 'legato_sequences_live{model="accumulator",version="1"} 0.0' in page
+    assert 'legato_sequences_opened_total{model="accumulator",version="1"} 1.0' in page

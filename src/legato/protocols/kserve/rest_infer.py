@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from legato.protocols.kserve.ports import EnginePort
 
 JSON_LENGTH = "Inference-Header-Content-Length"
+LOOK_S = 1.0
+"""How long an answer may take before the server looks whether its client is still there."""
+
 _DECOUPLED = "HTTP end point doesn't support models with decoupled transaction policy"
 
 
@@ -78,7 +81,7 @@ class Infer:
         except ServerError as error:
             self.engine.refused(step.model, error)
             raise
-        reply = finished(step, await run(self.engine, step))
+        reply = finished(step, await run(self.engine, step, receive))
         if isinstance(reply, RpcError):
             raise reply
         data, json_bytes = write_reply(reply, step, wish)
@@ -104,13 +107,14 @@ class Infer:
         return fill_from_json(step, body, int(json_length), self.regions)
 
 
-async def run(engine: EnginePort, step: KserveStep) -> Reply:
+async def run(engine: EnginePort, step: KserveStep, receive: Receive) -> Reply:
     """Hand a step to the engine and return its reply; a client that leaves cancels it.
 
     Raises:
-        ServerError: It failed.
+        ServerError: It failed, or was cancelled before it began.
     """
-    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
 
     def done(outcome: Reply | ServerError) -> None:
         if not answer.done():
@@ -118,11 +122,37 @@ async def run(engine: EnginePort, step: KserveStep) -> Reply:
 
     step.done = done
     engine.submit(step)
+    look = loop.call_later(LOOK_S, _watch, loop, engine, step, receive, answer)
     try:
         outcome = await answer
     except asyncio.CancelledError:
         engine.cancel(step)
         raise
+    finally:
+        look.cancel()
     if isinstance(outcome, Reply):
         return outcome
     raise outcome
+
+
+def _watch(
+    loop: asyncio.AbstractEventLoop,
+    engine: EnginePort,
+    step: KserveStep,
+    receive: Receive,
+    answer: asyncio.Future[Any],
+) -> None:
+    """Cancel a step whose client leaves while it waits.
+
+    Asked for only where an answer takes long: it is the server's one way to tell.
+    """
+
+    async def watch() -> None:
+        while not answer.done():
+            event = await receive()
+            if event["type"] == "http.disconnect":
+                engine.cancel(step)
+                return
+
+    watching = loop.create_task(watch())
+    answer.add_done_callback(lambda _answer: watching.cancel())

@@ -10,6 +10,7 @@ import pytest
 from starlette.applications import Starlette
 
 from legato.core.errors import StepGapError, StepQueueFullError, UnknownSequenceError
+from legato.protocols.kserve import rest_infer
 from legato.protocols.kserve.rest import routes
 
 INFER = "/v2/models/accumulator/infer"
@@ -200,3 +201,28 @@ async def test_what_is_not_there_says_so(engine, method, path, status) -> None:
 
     assert answer.status_code == status
     assert answer.json()["error"]
+
+
+async def test_a_step_whose_client_leaves_while_it_waits_is_cancelled(engine, monkeypatch) -> None:
+    """It would begin a sequence for nobody, once there is room."""
+    monkeypatch.setattr(rest_infer, "LOOK_S", 0)
+    events = [
+        {"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+    sent = []
+
+    async def receive():
+        return events.pop(0)
+
+    async def send(event) -> None:
+        sent.append(event)
+
+    scope = {
+        "type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"",
+        "path_params": {"model": "accumulator"},
+    }  # fmt: skip
+    await rest_infer.Infer(engine, 1000)(scope, receive, send)
+
+    assert engine.cancelled == [engine.steps[0]]
+    assert sent[0]["status"] == 499
