@@ -53,7 +53,8 @@ test: assets
 test-torch: assets
 	@$(BIN)/python -c "import torch" 2>/dev/null || \
 		$(BIN)/python -m pip install --quiet --constraint constraints.txt --no-build-isolation --editable ".[torch]"
-	@$(BIN)/python -m pytest tests/unit/runtimes/torch tests/functional/torch tests/functional/examples $(ARGS)
+	@$(BIN)/python -m pytest tests/unit/runtimes/torch tests/functional/torch \
+		"tests/functional/examples/test_examples.py::test_example_prints_what_it_promises[07_pytorch_module]" $(ARGS)
 
 test-long: assets
 	@LEGATO_KILLS=1000 $(BIN)/python -m pytest tests/fault/server $(ARGS)

@@ -171,26 +171,6 @@ def test_the_config_decides_over_the_gate(load, tmp_path, batching, together):
     assert signature.batching is together
 
 
-def test_what_inspect_prints_loads_again(load, config, tmp_path):
-    """The config with everything found in it gives the same states."""
-    import yaml
-
-    from legato.cli.inspect import as_config
-
-    path = models.export(models.seeded(models.Recurrent), tmp_path, torch.zeros(1, 8))
-    runtime = load(path)
-    written = yaml.safe_load(as_config(config(path), runtime))
-    for key in ("name", "file", "runtime"):
-        written.pop(key)
-
-    again = load(path, **written)
-
-    assert [(s.name, s.shape) for s in again.signature.states] == [
-        (s.name, s.shape) for s in runtime.signature.states
-    ]
-    assert again.signature.inputs == runtime.signature.inputs
-
-
 def test_a_damaged_file_is_refused_in_a_sentence(load, tmp_path):
     """The error names the file and says how to write one."""
     path = models.export(models.seeded(models.Flat), tmp_path, torch.zeros(4))
