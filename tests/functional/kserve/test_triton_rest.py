@@ -23,13 +23,16 @@ def web(server):
         yield client
 
 
-def binary(sequence: int, *, start: bool = False) -> tuple[bytes, dict[str, str]]:
+def binary(
+    sequence: int, *, start: bool = False, end: bool = False
+) -> tuple[bytes, dict[str, str]]:
     """A request that sends and wants raw bytes."""
     head = json.dumps(
         {
             "id": "z",
             "parameters": {
-                "sequence_id": sequence, "sequence_start": start, "binary_data_output": True,
+                "sequence_id": sequence, "sequence_start": start, "sequence_end": end,
+                "binary_data_output": True,
             },
             "inputs": [
                 {
@@ -190,9 +193,8 @@ def test_a_client_that_leaves_the_backlog_begins_no_sequence(serve, model, tmp_p
     while waiting():
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    body, headers = binary(1)
-    ended = body.replace(b'"sequence_start": false', b'"sequence_end": true  ')
-    httpx.post(path, content=ended, headers=headers, timeout=TIMEOUT_S).raise_for_status()
+    body, headers = binary(1, end=True)
+    httpx.post(path, content=body, headers=headers, timeout=TIMEOUT_S).raise_for_status()
 
     page = httpx.get(f"{url}/metrics", timeout=TIMEOUT_S).text
     assert 'legato_sequences_live{model="accumulator",version="1"} 0.0' in page
