@@ -168,7 +168,9 @@ def _state_spec(plan: Plan, carried: Carried, axes: Mapping[str, int | None]) ->
         if state.rule == "append":
             shape = (*shape[: state.axis], -1, *shape[state.axis + 1 :])
     if state.shape is not None:
-        shape = _checked_shape(plan, key, tuple(state.shape), shape)
+        given = _checked_shape(plan, key, tuple(state.shape), shape)
+        # What the file fixes does not vary, though the config would let it.
+        shape = tuple(own if want == -1 else want for want, own in zip(given, shape, strict=True))
     if axis is None:  # rows carry a batch axis even where the file has none
         shape = (1, *shape)
     return StateSpec(

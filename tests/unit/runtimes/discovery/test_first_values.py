@@ -77,6 +77,20 @@ def test_a_first_value_that_cannot_be_is_refused(tmp_path: Path, options, told) 
     assert "PAST_IN" in str(refused.value)
 
 
+def test_a_size_that_the_file_fixes_does_not_vary(tmp_path: Path) -> None:
+    """Though the config would let it: Triton's documentation writes -1 for a state of one."""
+    states = [
+        StateConfig(
+            input="state", output="next_state", shape=[1, -1], first_shape=[1, 4], batch_axis=0
+        )
+    ]
+
+    runtime = loaded(tmp_path, tiny.accumulator(width=4), states=states)
+
+    assert runtime.signature.states[0].shape == (1, 4)
+    assert StateLayout(runtime.signature).fixed
+
+
 def words(**options: object) -> dict[str, object]:
     """Say what carries the words of the text model."""
     return {
