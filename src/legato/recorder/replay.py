@@ -17,7 +17,7 @@ import numpy as np
 from legato.archive.sequence import unpack
 from legato.core.errors import ConfigError, ServerError
 from legato.core.types import OutputHeader
-from legato.engine.batch import BatchRow
+from legato.engine.batch import BatchRow, Unfinished
 from legato.engine.model import ModelHandle
 from legato.recorder.frames import BEGIN, LOST, STEP, Frame, RecordingError, digests, read
 from legato.repository.digest import content_digest
@@ -195,6 +195,8 @@ class Replay:
         )
         rows = handle.batcher.run(handle.instances[0].runtime, [BatchRow(inputs, state, info)]).rows
         result = rows[0]
+        if isinstance(result, Unfinished):
+            raise RecordingError("a model that answers after its call keeps no state to replay")
         if isinstance(result, ServerError):
             return Difference(
                 number, "error", "", recorded="the step was applied", replayed=str(result),
