@@ -25,6 +25,7 @@ from legato.protocols.kserve.describe import client_inputs
 from legato.protocols.kserve.errors import failure
 from legato.protocols.kserve.parameters import apply, apply_step_header, interpret
 from legato.protocols.kserve.rest_codec import flat_elements, json_values
+from legato.protocols.kserve.rest_infer import look_after
 from legato.protocols.rpc.service import RpcError, Status
 from legato.runtimes.triton_python.exchange import from_part
 
@@ -67,7 +68,7 @@ class Generate:
             body = await answers.json_body(request, self.limit)
             fill_from_flat(step, body, self.engine.model(step.model, step.version).signature)
             apply_step_header(request.headers.get("legato-step"), step)
-            run = _Run(step, self.engine)
+            run = _Run(step, self.engine, receive)
             response = await (self._stream(run) if self.streamed else self._single(run))
         except TooLargeError as error:
             response = answers.error(413, str(error))
@@ -117,7 +118,7 @@ class _Run:
     Iterating raises the error that the step ended with.
     """
 
-    def __init__(self, step: KserveStep, engine: EnginePort) -> None:
+    def __init__(self, step: KserveStep, engine: EnginePort, receive: Receive) -> None:
         self.step = step
         self._engine = engine
         self._id = step.request_id
@@ -125,10 +126,12 @@ class _Run:
         self._waiting: asyncio.Queue[dict[str, Any] | RpcError | ServerError | None] = (
             asyncio.Queue()
         )
+        self._first: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         step.done = self._done
         if step.model in engine.decoupled:
             step.partial = self._part
         engine.submit(step)
+        look_after(engine, step, receive, self._first)
 
     def __aiter__(self) -> _Run:
         return self
@@ -151,21 +154,26 @@ class _Run:
             self._over = True
             self._engine.cancel(self.step)
 
+    def _put(self, one: dict[str, Any] | RpcError | ServerError | None) -> None:
+        self._waiting.put_nowait(one)
+        if not self._first.done():
+            self._first.set_result(None)
+
     def _part(self, body: bytes, meta: dict[str, Any]) -> None:
         if self._over:
             return
         if self._waiting.qsize() >= _MOST_WAITING:
             self.close()
-            self._waiting.put_nowait(
+            self._put(
                 BusyError(f"the client has not taken {_MOST_WAITING} answers; no more are kept")
             )
             return
         for part in from_part(body, meta):
             if isinstance(part, ModelSaysError):
-                self._waiting.put_nowait({"error": part.message})
+                self._put({"error": part.message})
             else:
                 version = self._engine.model(self.step.model, self.step.version).version
-                self._waiting.put_nowait(self._flat(version, part.headers, part.data))
+                self._put(self._flat(version, part.headers, part.data))
 
     def _done(self, outcome: Reply | ServerError) -> None:
         if self._over:
@@ -176,10 +184,10 @@ class _Run:
                 flat = self._flat(outcome.version, outcome.headers, outcome.data)
                 if outcome.step:
                     flat["sequence_step"] = outcome.step
-                self._waiting.put_nowait(flat)
-            self._waiting.put_nowait(None)
+                self._put(flat)
+            self._put(None)
         else:
-            self._waiting.put_nowait(outcome)
+            self._put(outcome)
 
     def _flat(
         self, version: str, headers: Iterable[OutputHeader], data: Iterable[bytes]

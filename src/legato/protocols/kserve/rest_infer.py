@@ -113,8 +113,7 @@ async def run(engine: EnginePort, step: KserveStep, receive: Receive) -> Reply:
     Raises:
         ServerError: It failed, or was cancelled before it began.
     """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Any] = loop.create_future()
+    answer: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
 
     def done(outcome: Reply | ServerError) -> None:
         if not answer.done():
@@ -122,30 +121,25 @@ async def run(engine: EnginePort, step: KserveStep, receive: Receive) -> Reply:
 
     step.done = done
     engine.submit(step)
-    look = loop.call_later(LOOK_S, _watch, loop, engine, step, receive, answer)
+    look_after(engine, step, receive, answer)
     try:
         outcome = await answer
     except asyncio.CancelledError:
         engine.cancel(step)
         raise
-    finally:
-        look.cancel()
     if isinstance(outcome, Reply):
         return outcome
     raise outcome
 
 
-def _watch(
-    loop: asyncio.AbstractEventLoop,
-    engine: EnginePort,
-    step: KserveStep,
-    receive: Receive,
-    answer: asyncio.Future[Any],
+def look_after(
+    engine: EnginePort, step: KserveStep, receive: Receive, answer: asyncio.Future[Any]
 ) -> None:
-    """Cancel a step whose client leaves while it waits.
+    """Cancel a step whose client leaves before there is an answer.
 
-    Asked for only where an answer takes long: it is the server's one way to tell.
+    Looked for only where that takes long: asking is the server's one way to tell.
     """
+    loop = answer.get_loop()
 
     async def watch() -> None:
         while not answer.done():
@@ -154,5 +148,9 @@ def _watch(
                 engine.cancel(step)
                 return
 
-    watching = loop.create_task(watch())
-    answer.add_done_callback(lambda _answer: watching.cancel())
+    def begin() -> None:
+        watching = loop.create_task(watch())
+        answer.add_done_callback(lambda _answer: watching.cancel())
+
+    timer = loop.call_later(LOOK_S, begin)
+    answer.add_done_callback(lambda _answer: timer.cancel())

@@ -203,11 +203,15 @@ async def test_what_is_not_there_says_so(engine, method, path, status) -> None:
     assert answer.json()["error"]
 
 
-async def test_a_step_whose_client_leaves_while_it_waits_is_cancelled(engine, monkeypatch) -> None:
+@pytest.mark.parametrize("path", ["infer", "generate", "generate_stream"])
+async def test_a_step_whose_client_leaves_while_it_waits_is_cancelled(
+    engine, monkeypatch, path
+) -> None:
     """It would begin a sequence for nobody, once there is room."""
     monkeypatch.setattr(rest_infer, "LOOK_S", 0)
+    body = BODY if path == "infer" else {"INPUT": 1, "sequence_id": 7}
     events = [
-        {"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False},
+        {"type": "http.request", "body": json.dumps(body).encode(), "more_body": False},
         {"type": "http.disconnect"},
     ]
     sent = []
@@ -219,10 +223,10 @@ async def test_a_step_whose_client_leaves_while_it_waits_is_cancelled(engine, mo
         sent.append(event)
 
     scope = {
-        "type": "http", "method": "POST", "path": INFER, "headers": [], "query_string": b"",
-        "path_params": {"model": "accumulator"},
+        "type": "http", "method": "POST", "path": f"/v2/models/accumulator/{path}",
+        "headers": [], "query_string": b"",
     }  # fmt: skip
-    await rest_infer.Infer(engine, 1000)(scope, receive, send)
+    await Starlette(routes=routes(engine))(scope, receive, send)
 
     assert engine.cancelled == [engine.steps[0]]
     assert sent[0]["status"] == 499
