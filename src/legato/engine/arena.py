@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from legato.core.types import Array, Signature, StateSpec, TensorSpec
 
 
+_TEXT = np.dtype(object)  # numpy has one object for it; to ask a dtype costs more
+
+
 def encode_strings(array: Array) -> bytes:
     """Encode an object array as BYTES: each element after its 4-byte length."""
     return join_texts(
@@ -69,7 +72,7 @@ def join_rows(
         axis: Batch axis.
     """
     count = len(rows)
-    if dtype.hasobject:
+    if dtype is _TEXT:
         texts = [np.array(split_texts(row), object).reshape(shape) for row in rows]
         return np.concatenate(texts, axis)
     flat = np.frombuffer(rows[0] if count == 1 else b"".join(rows), dtype)
@@ -77,6 +80,13 @@ def join_rows(
         return flat.reshape(shape)
     stacked = flat.reshape((count, *shape[:axis], *shape[axis + 1 :]))
     return stacked if axis == 0 else np.ascontiguousarray(np.moveaxis(stacked, 0, axis))
+
+
+def ragged_column(rows: Sequence[StateRow], at: int) -> Array:
+    """Put the bytes of one state of the rows into an object array."""
+    column = np.empty(len(rows), object)
+    column[:] = [row.data[at] for row in rows]
+    return column
 
 
 class StateLayout:
@@ -169,19 +179,17 @@ class StateLayout:
         states: dict[str, Array] = {}
         windows: dict[str, Array] = {}
         for at, spec in enumerate(self.specs):
-            value = self.gather_one(at, rows)
+            if spec.ragged:
+                states[spec.name] = ragged_column(rows, at)
+                continue
+            value = join_rows(
+                [row.data[at] for row in rows],
+                rows[0].shapes[at],
+                self._dtypes[at],
+                spec.batch_axis,
+            )
             (windows if spec.rule is UpdateRule.WINDOW else states)[spec.name] = value
         return states, windows
-
-    def gather_one(self, at: int, rows: Sequence[StateRow]) -> Array:
-        """Lay one state of the rows side by side."""
-        spec = self.specs[at]
-        if spec.ragged:
-            column = np.empty(len(rows), object)
-            column[:] = [row.data[at] for row in rows]
-            return column
-        values: list[Any] = [row.data[at] for row in rows]
-        return join_rows(values, rows[0].shapes[at], self._dtypes[at], spec.batch_axis)
 
     def windowed(self, inputs: dict[str, Array], windows: Mapping[str, Array]) -> dict[str, Array]:
         """Put each window before its data input (in ``inputs``); return the next windows."""
