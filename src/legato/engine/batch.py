@@ -109,6 +109,7 @@ class Batcher:
 
     def __init__(self, signature: Signature, *, reject_non_finite: bool = True) -> None:
         self.states = layout_of(signature)
+        self._growing = self.states if isinstance(self.states, GrowingLayout) else None
         self.outputs = OutputLayout(signature)
         self._reject_non_finite = reject_non_finite
         self._replaced = self.states.fixed and all(
@@ -171,11 +172,11 @@ class Batcher:
         headers, data = ((), []) if answers else self.outputs.split(result.outputs, count)
         following.update(result.state)
         first = [row.info.start for row in rows]
-        layout = self.states
-        if isinstance(layout, GrowingLayout):
-            next_rows = layout.grow(following, old, first, states, lasting=result.lasting)
+        growing = self._growing
+        if growing is None:
+            next_rows = self.states.split(following, old, first)
         else:
-            next_rows = layout.split(following, old, first)
+            next_rows = growing.grow(following, old, first, states, lasting=result.lasting)
         if keeps:
             runtime.keep(next_rows)  # type: ignore[attr-defined]  # goes with ``resident``
         done: list[Row]
@@ -197,8 +198,8 @@ class Batcher:
             done[at] = as_model_error(error)
         if self._reject_non_finite:
             self._reject_poison(following, first, done)
-        if isinstance(layout, GrowingLayout):
-            _refuse_too_long(layout, rows, done)
+        if growing is not None:
+            _refuse_too_long(growing, rows, done)
         return done
 
     def _feeds(self, rows: Sequence[BatchRow]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ import numpy as np
 from legato.core.errors import SignatureError, StateFullError
 from legato.core.pages import Added, GrownRow, Pages, paged, strides
 from legato.core.types import StateRow, UpdateRule
-from legato.engine.arena import StateLayout, check_value, join_rows, row_bytes
+from legato.engine.arena import StateLayout, check_value, join_rows, ragged_column, row_bytes
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
@@ -207,13 +207,18 @@ class GrowingLayout(StateLayout):
         for at, spec in enumerate(self.specs):
             value = kept.get(spec.name)
             if value is None:
-                growth = self._growths.get(at)
-                if growth is None:
-                    value = self.gather_one(at, rows)
-                else:
-                    value = growth.gather([row.data[at] for row in rows], rows[0].shapes[at])
+                value = self._gather_one(at, rows)
             (windows if spec.rule is UpdateRule.WINDOW else states)[spec.name] = value
         return states, windows
+
+    def _gather_one(self, at: int, rows: Sequence[StateRow]) -> Array:
+        spec, growth = self.specs[at], self._growths.get(at)
+        if spec.ragged:
+            return ragged_column(rows, at)
+        values = [row.data[at] for row in rows]
+        if growth is not None:
+            return growth.gather(values, rows[0].shapes[at])
+        return join_rows(values, rows[0].shapes[at], self._dtypes[at], spec.batch_axis)
 
     def _kept(self, rows: Sequence[StateRow]) -> dict[str, Array]:
         """Arrays that hold exactly these rows: a row knows the call it came from."""
