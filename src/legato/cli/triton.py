@@ -286,6 +286,12 @@ def options_of(values: dict[str, Any]) -> dict[str, Any]:
             "failed to create server: --model-repository must be specified\n"
             "  fix: name the folder that holds a folder for each model"
         )
+    remote = next((folder for folder in folders if "://" in folder), None)
+    if remote is not None:
+        raise UsageError(
+            f"--model-repository {remote} is not on this machine\n"
+            "  fix: copy the models here, or mount the bucket"
+        )
     mode = values.get("model-control-mode", "none")
     if mode not in _MODES:
         raise UsageError(f"--model-control-mode must be one of {', '.join(_MODES)}, not '{mode}'")

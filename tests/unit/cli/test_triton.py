@@ -45,6 +45,7 @@ def test_values_stand_behind_a_space_or_an_equals_sign() -> None:
         (["--help=1"], "option '--help' doesn't allow an argument"),
         (["--grpc-server-key=k"], "'--grpc-server-key' is not offered here"),
         ([], "--model-repository must be specified"),
+        (["--model-repository=s3://bucket/models"], "s3://bucket/models is not on this machine"),
         ([*ONE, "--model-control-mode=some"], "must be one of none, explicit, poll"),
         ([*ONE, "--load-model=a"], "can only be specified when --model-control-mode=explicit"),
         ([*ONE, "--model-namespacing=true"], "'--model-namespacing' is not offered here"),

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 CONFIG: Final = "config.pbtxt"
 TRITON_CLASS: Final = "TritonPythonModel"
 _LEGATO_CLASSES = ("Model", "RowModel")
-_REMOTE = ("s3://", "gs://", "as://", "http://", "https://")
 
 BACKENDS: Final = {
     # backend: (platform, runtime, names that its file may have)
@@ -39,18 +38,11 @@ def check_repository(folder: Path) -> None:
     """Refuse a repository that is not there.
 
     Raises:
-        ConfigError: It is in a cloud, or no folder.
+        ConfigError: It is no folder.
     """
-    text = str(folder)
-    if text.startswith(tuple(prefix.replace("//", "/") for prefix in _REMOTE)):
-        raise ConfigError(
-            f"'{text}' is not on this machine",
-            key="--model-repository",
-            fix="copy the models here, or mount the bucket",
-        )
     if not folder.is_dir():
         raise ConfigError(
-            f"failed to stat file {text}",
+            f"failed to stat file {folder}",
             key="--model-repository",
             fix="name a folder that holds a folder for each model",
         )
