@@ -373,6 +373,10 @@ class ModelSaysError(ModelError):
         self.category = category
 
 
+class NoSlotError(BusyError):
+    """The instance has no slot for a new sequence now; the engine tries again until it has."""
+
+
 class StateLostError(ServerError):
     """The state of the sequence was in the memory of a worker that is gone.
 

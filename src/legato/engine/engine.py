@@ -14,11 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import (
+    BacklogTimeoutError,
     CancelledStepError,
     ConfigError,
     DeadlineError,
     DrainingError,
     InstanceGoneError,
+    NoSlotError,
     SequenceLimitError,
     ServerError,
     StateLostError,
@@ -74,6 +76,7 @@ log = get_logger()
 COMMIT_TRIES = 3
 MOST_CONFLICTS = 8
 MOST_SLICES = 50
+SLOT_LOOK_S = 0.05
 SLICE_S = 0.002
 _NO_STATE = StateRow((), ())
 
@@ -506,14 +509,8 @@ class Engine:
         """Commit the rows that succeeded, and see what becomes of the others."""
         done: list[tuple[Work, RowResult]] = []
         for work, row in rows:
-            if isinstance(row, InstanceGoneError):
-                problem = self._workers.retry(work, row)
-                if problem is not None:
-                    self.fail(work, problem)
-            elif isinstance(row, StateLostError) and work.sequence.head is not None:
-                self._lose(work, row)
-            elif isinstance(row, ServerError):
-                self.fail(work, row)
+            if isinstance(row, ServerError):
+                self._see_to(work, row)
             elif isinstance(row, Unfinished):
                 handle.late += 1
                 row.attach(partial(handle.post, self._late, handle, work))
@@ -532,6 +529,33 @@ class Engine:
                     self.schedule(handle, work)
                     continue
                 self.finish(work.step, self.commits.reply(work, row, "none", b""))
+
+    def _see_to(self, work: Work, error: ServerError) -> None:
+        """A row failed: answer its step, or have it run again where that helps."""
+        if isinstance(error, InstanceGoneError):
+            problem = self._workers.retry(work, error)
+            if problem is not None:
+                self.fail(work, problem)
+        elif isinstance(error, NoSlotError):
+            self._wait_for_slot(work, error)
+        elif isinstance(error, StateLostError) and work.sequence.head is not None:
+            self._lose(work, error)
+        else:
+            self.fail(work, error)
+
+    def _wait_for_slot(self, work: Work, error: NoSlotError) -> None:
+        """Try again soon, as long as the step may wait: others end meanwhile, or expire."""
+        limit_s = work.step.queue_timeout_s
+        if limit_s and self.clock() - work.step.arrived >= limit_s:
+            self.fail(work, BacklogTimeoutError(error.message))
+        else:
+            self.loop.call_later(SLOT_LOOK_S, self._look_for_slot, work, error)
+
+    def _look_for_slot(self, work: Work, error: NoSlotError) -> None:
+        if self.draining or not work.handle.serving:
+            self.fail(work, error)
+        else:
+            self.schedule(work.handle, work)
 
     def _lose(self, work: Work, error: StateLostError) -> None:
         """End a sequence whose state is gone; its steps are decided again, and so told of it."""

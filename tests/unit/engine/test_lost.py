@@ -1,11 +1,16 @@
-"""Sequences whose state was in the memory of a worker that is gone."""
+"""Sequences whose state was in the memory of a worker that is gone, or that find no slot in one."""
 
 from __future__ import annotations
 
 import pytest
 
 from doubles import ChainRuntime
-from legato.core.errors import StateLostError, UnknownSequenceError
+from legato.core.errors import (
+    BacklogTimeoutError,
+    NoSlotError,
+    StateLostError,
+    UnknownSequenceError,
+)
 from legato.core.types import EndReason, Reply
 from legato.runtimes.base import StepResult
 
@@ -75,3 +80,48 @@ def test_store_that_cannot_end_it_leaves_an_error(make) -> None:
 
     assert isinstance(first, StateLostError)
     assert isinstance(second, UnknownSequenceError)
+
+
+class OneSlot(ChainRuntime):
+    """Has no slot for a second sequence, as long as it is told so."""
+
+    taken = True
+
+    def step(self, batch):
+        result = super().step(batch)
+        none = [at for at, row in enumerate(batch.rows) if self.taken and row.correlation_id == 2]
+        return StepResult(
+            result.outputs, result.state, dict.fromkeys(none, NoSlotError("all slots are taken"))
+        )
+
+
+def test_step_without_a_slot_is_tried_again_until_there_is_one(make) -> None:
+    """It waits, and is applied once."""
+    h = make(runtimes=OneSlot)
+    h.load()
+    waiting = h.send(2, start=True)
+    h.pass_time(1.0)
+    answered = waiting.answered
+
+    h.runtime.taken = False
+    h.pass_time(1.0)
+
+    assert not answered
+    assert waiting.reply.step == 1
+
+
+def test_step_waits_for_a_slot_as_long_as_it_may(make) -> None:
+    """Its own limit ends the wait, and so does a server that stops."""
+    h = make(runtimes=OneSlot)
+    h.load()
+    short = h.send(2, start=True, queue_timeout_s=0.5)
+    h.pass_time(1.0)
+    long = h.send(2, start=True)
+    h.pass_time(1.0)
+
+    h.engine.draining = True
+    h.pass_time(1.0)
+
+    assert isinstance(short.error, BacklogTimeoutError)
+    assert isinstance(long.error, NoSlotError)
+    assert h.stored(2) is None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from xxhash import xxh3_128_digest
 
-from legato.core.errors import BusyError, StateLostError
+from legato.core.errors import NoSlotError, StateLostError
 from legato.runtimes.torchserve import lru
 from legato.runtimes.torchserve.caches import Caches
 from legato.runtimes.triton_python.slots import KEY, Slots, SlotView, by_slot
@@ -170,10 +170,10 @@ class Memory:
 
         Raises:
             StateLostError: Part of it was in the memory of a worker, as it is there no more.
-            BusyError: The sequence needs a slot and none is free.
+            NoSlotError: The sequence needs a slot and none is free.
         """
         if self.slots is not None and self.by_place and self.slots.take(sequence) is None:
-            raise BusyError(
+            raise NoSlotError(
                 f"all {self.slots.count} slots of this instance of the model are taken by other "
                 "sequences; end one, raise max_batch_size, or try again",
                 retry_after_s=0.5,

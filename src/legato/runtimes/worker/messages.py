@@ -15,6 +15,7 @@ from legato.core.errors import (
     InputError,
     ModelError,
     ModelSaysError,
+    NoSlotError,
     PoisonError,
     ServerError,
     SignatureError,
@@ -31,7 +32,15 @@ if TYPE_CHECKING:
 
 _ERRORS: dict[str, type[ServerError]] = {
     kind.__name__: kind
-    for kind in (ClientError, ModelError, PoisonError, SignatureError, BusyError, StateLostError)
+    for kind in (
+        ClientError,
+        ModelError,
+        PoisonError,
+        SignatureError,
+        BusyError,
+        NoSlotError,
+        StateLostError,
+    )
 }
 
 

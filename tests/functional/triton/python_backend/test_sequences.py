@@ -8,10 +8,10 @@ import signal
 
 import pytest
 
-from legato.core.errors import ServerError, UnknownSequenceError
+from legato.core.errors import BacklogTimeoutError, ServerError, UnknownSequenceError
 from legato.core.types import EndReason
 from legato.stores.registry import open_store
-from triton_python_kit import Bench, until
+from triton_python_kit import Bench, number, until
 
 ADDERS = ["adder_by_id", "adder_by_text", "adder_by_slot", "adder_alone", "adder_hidden"]
 
@@ -41,8 +41,8 @@ async def test_sequences_outlive_their_worker(bench, model: str) -> None:
     """A killed worker comes back, and the sums go on: nothing was changed in the models."""
     await bench.load(model)
     ids = ["a", "b"] if model == "adder_by_text" else [1, 2]
-    for number, one in enumerate(ids):
-        await bench.add(model, one, number + 1, start=True)
+    for at, one in enumerate(ids):
+        await bench.add(model, one, at + 1, start=True)
         await bench.add(model, one, 10)
     (pid,) = bench.pids(model)
 
@@ -169,6 +169,23 @@ async def test_hidden_state_keeps_its_sequences_with_their_worker(bench) -> None
         assert sums == [one + 10 * turn for one in ids]
 
 
+async def test_sequences_wait_for_a_slot_where_slots_matter(bench) -> None:
+    """Sums of nothing give nothing to be found, so each keeps its slot; the fifth one waits."""
+    await bench.load("adder_by_slot")
+    for one in range(1, 5):
+        await bench.add("adder_by_slot", one, 0, start=True)
+
+    fifth = bench.send("adder_by_slot", 5, INPUT=_row(7), start=True)
+    sixth = await bench.outcome("adder_by_slot", 6, INPUT=_row(7), start=True, queue_timeout_s=0.2)
+    waiting = not fifth.done()
+    await bench.add("adder_by_slot", 2, 0, end=True)
+    reply = await asyncio.wait_for(fifth, 60)
+
+    assert waiting
+    assert isinstance(sixth, BacklogTimeoutError)
+    assert number(reply) == 7
+
+
 async def test_sums_survive_the_server(tmp_path) -> None:
     """A store on disk brings them back into another server's worker."""
     clock = __import__("time").time
@@ -189,8 +206,8 @@ async def test_sums_survive_the_server(tmp_path) -> None:
 async def test_ended_sequences_leave_nothing_in_memory(bench) -> None:
     """A model that never deletes is freed of what it kept, when the server ends a sequence."""
     await bench.load("adder_by_text")
-    for number in range(50):
-        await bench.add("adder_by_text", f"gone{number}", 1, start=True, end=number % 2 == 0)
+    for at in range(50):
+        await bench.add("adder_by_text", f"gone{at}", 1, start=True, end=at % 2 == 0)
     engine = bench.engine
 
     await until(lambda: not any(i.runtime.untold for i in engine.model("adder_by_text").instances))

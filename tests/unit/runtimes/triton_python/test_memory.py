@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from legato.core.errors import BusyError, StateLostError
+from legato.core.errors import NoSlotError, StateLostError
 from legato.runtimes.triton_python.memory import AUTO, BY_ID, IN_MEMORY, Memory, keys_of
 
 
@@ -175,7 +175,7 @@ def test_hidden_state_by_slot_keeps_its_slot() -> None:
     for name in (1, 2):
         step(memory, name, b"", places.append)
 
-    with pytest.raises(BusyError, match="all 2 slots"):
+    with pytest.raises(NoSlotError, match="all 2 slots"):
         step(memory, 3, b"", places.append)
     memory.forget(1)
     step(memory, 3, b"", places.append)
