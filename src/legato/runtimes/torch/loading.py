@@ -59,15 +59,13 @@ class Loader:
     """One load; keeps what the steps of it share."""
 
     def __init__(self, config: ModelConfig) -> None:
-        self.given = config
         self.file = str(config.file or config.folder / str(config.entry))
         self.options = read_options(config)
         self.opened = open_program(config, self.options)
         try:
             self._describe(config)
         except BaseException:
-            if self.opened.package:
-                forget(self.opened.package)
+            forget(self.opened.package)
             raise
 
     def _describe(self, config: ModelConfig) -> None:
@@ -127,6 +125,9 @@ class Loader:
         threads = torch.get_num_threads()
         try:
             return self._load()
+        except BaseException:
+            forget(self.opened.package)
+            raise
         finally:
             torch.set_num_threads(threads)
 
@@ -290,6 +291,7 @@ class Loader:
             device=self.options.device,
             threads=self.config.threads,
             resident=self.options.resident,
+            package=self.opened.package,
         )
 
     def _signature(self, axes: Axes, *, batching: bool, why: str) -> Signature:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     Named = list[tuple[str, Any]]
     Run = Callable[[list[Any]], Named]
 
+DECLARED = "named in the config"
 _GUESSES: tuple[tuple[int, ...], ...] = ((1, -1), (1, -1, -1), (1, 1, -1))
 _BEGINNINGS = 3
 _RATE = 16000
@@ -252,9 +253,7 @@ class Observer:
     def _fed_by(self, row: list[Any], given: Named) -> dict[str, tuple[str, str]]:
         """Pair states with the outputs that feed them: by config, by name, by feeding back."""
         fed = {
-            state.input: (state.output, "named in the config")
-            for state in self._states.values()
-            if state.output
+            state.input: (state.output, DECLARED) for state in self._states.values() if state.output
         }
         taken = {output for output, _ in fed.values()}
         asked = [each.name for each in self._arguments if self._is_state(each)]

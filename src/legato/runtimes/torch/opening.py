@@ -10,11 +10,12 @@ import torch
 
 from legato.core.errors import ConfigError, join_names
 from legato.runtimes.discovery.pairing import agree, names_state, pair_by_name
+from legato.runtimes.python.loading import forget
 from legato.runtimes.torch.attributes import Attributes, Slot, is_plain, isolated
 from legato.runtimes.torch.exported import open_exported
 from legato.runtimes.torch.module import Guard, functional, open_module
 from legato.runtimes.torch.naming import groups, input_names, output_names
-from legato.runtimes.torch.observing import Observer
+from legato.runtimes.torch.observing import DECLARED, Observer
 from legato.runtimes.torch.program import (
     DTYPES,
     REQUIRED,
@@ -33,10 +34,12 @@ if TYPE_CHECKING:
 
     from legato.repository.config import ModelConfig
     from legato.runtimes.discovery.pairing import GraphTensor
+    from legato.runtimes.torch.module import Built
     from legato.runtimes.torch.observing import Observed
     from legato.runtimes.torch.options import Options
     from legato.runtimes.torch.script import Script
 
+_EXPORTED = ("/models/model.json", "/archive_format", "serialized_exported_program.json")
 _STEPS = 3
 _SEED = 20261121
 
@@ -106,7 +109,7 @@ def kind_of(path: Path) -> str:
         names = []
     if any("/code/" in name for name in names):
         return "script"
-    if any(name.endswith(("/models/model.json", "/archive_format")) for name in names):
+    if any(name.endswith(_EXPORTED) for name in names):
         return "exported"
     if any(name.endswith("/data.pkl") for name in names):
         raise ConfigError(
@@ -266,6 +269,14 @@ def _explicit_part(script: Script) -> tuple[str, ...]:
 
 def _open_module(config: ModelConfig, options: Options) -> Opened:
     built = open_module(config, options)
+    try:
+        return _open_built(config, options, built)
+    except BaseException:
+        forget(built.package)
+        raise
+
+
+def _open_built(config: ModelConfig, options: Options, built: Built) -> Opened:
     file = str(config.folder / str(config.entry).rpartition(":")[0])
     watched = Attributes(built.module, (*built.buffers, *built.plain))
     subject = _Subject(config, options, file, built.module, built.arguments, watched)
@@ -414,12 +425,9 @@ class _Subject:
         package: str = "",
     ) -> Opened:
         """Put together what was found."""
-        fed = {name: pair for name, pair in observed.fed.items() if pair[1] != _DECLARED}
+        fed = {name: pair for name, pair in observed.fed.items() if pair[1] != DECLARED}
         whole = (*observed.notes, *notes)
         return Opened(program, observed.inputs, observed.outputs, fed, whole, package)
-
-
-_DECLARED = "named in the config"
 
 
 def _is_wanted(config: ModelConfig, arguments: Sequence[Argument], each: Argument) -> bool:

@@ -11,6 +11,7 @@ import torch
 from legato.core.errors import ModelError, ServerError
 from legato.runtimes.base import StepResult
 from legato.runtimes.discovery.findings import Findings
+from legato.runtimes.python.loading import forget
 from legato.runtimes.torch.program import REQUIRED, reason, to_arrays
 from legato.runtimes.torch.resident import Resident
 
@@ -88,6 +89,7 @@ class TorchRuntime:
         device: Where it runs.
         threads: Threads inside a call, 0 = PyTorch's own choice.
         resident: Keep states on the device from one step to the next.
+        package: Name under which the user's file was imported, "" for none.
         findings: What was learnt on loading.
     """
 
@@ -101,8 +103,10 @@ class TorchRuntime:
         device: str = "cpu",
         threads: int = 1,
         resident: bool = False,
+        package: str = "",
         findings: Findings | None = None,
     ) -> None:
+        self._package = package
         self.resident = Resident(signature.states, device) if resident else None
         self._given: dict[str, Any] = {}
         self.signature = signature
@@ -172,6 +176,7 @@ class TorchRuntime:
     def close(self) -> None:
         """Free the model."""
         self._one = self._many = _closed
+        forget(self._package)
         if self.resident is not None:
             self.resident.clear()
 
