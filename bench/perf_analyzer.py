@@ -79,6 +79,7 @@ CASES = (
     Case("streams", _grpc("--streaming", "--concurrency-range", "32")),
     Case("HTTP", ("-i", "http", "--concurrency-range", "16")),
     Case("streams at a rate", _grpc("--streaming", *_OPEN)),
+    Case("unary at a rate", _grpc(*_OPEN)),
     Case("unary at a rate, one step after the other", _grpc(*_OPEN, "--serial-sequences")),
     Case(
         "streams, random arrivals",
