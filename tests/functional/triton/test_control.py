@@ -287,11 +287,26 @@ def test_a_backlog_is_bounded(start, tmp_path) -> None:
 
     with pytest.raises(InferenceServerException, match="limit") as refused:
         step(client, "one", 1, 9, sequence_start=True)
+    running = told(step(client, "one", 1, 7, timeout=1))
     step(client, "one", 1, 7, sequence_end=True)
     thread.join(20)
 
     assert "RESOURCE_EXHAUSTED" in refused.value.status()
+    assert running == 2  # a timeout only counts in the backlog
     assert waiting == [5]
+
+
+def test_a_sequence_waits_in_the_backlog_only_so_long(start, tmp_path) -> None:
+    """``timeout`` is microseconds; the text is Triton's."""
+    models.write_accumulator(tmp_path, "oldest { max_candidate_sequences: 1 }", "one")
+    client = start(tmp_path).client()
+    step(client, "one", 1, 7, sequence_start=True)
+
+    with pytest.raises(InferenceServerException) as refused:
+        step(client, "one", 5, 8, sequence_start=True, timeout=50_000)
+
+    assert refused.value.message() == "timeout of the corresponding sequence has been expired"
+    assert "UNAVAILABLE" in refused.value.status()
 
 
 def page(server) -> str:
