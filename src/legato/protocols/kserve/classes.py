@@ -1,24 +1,25 @@
 """Classification: the largest values of an output, with their places and labels, as text.
 
 A client that asks for ``classification: 3`` gets, instead of the tensor, three strings
-``value:index`` or ``value:index:label``, largest first. Labels come from the file that the
-Triton configuration names as ``label_filename``, one a line.
+``value:index`` or ``value:index:label``, largest first; so many for each row of a batch.
+Labels come from the file that the Triton configuration names as ``label_filename``, one a line.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from legato.core.types import OutputHeader
-from legato.protocols.kserve.datatypes import encode_strings, wire_name
+from legato.protocols.kserve.datatypes import element_count, encode_strings, wire_name
 from legato.protocols.kserve.describe import is_batched
 from legato.protocols.rpc.service import RpcError, Status
 
 if TYPE_CHECKING:
+    from legato.core.types import Array
     from legato.protocols.kserve.ports import ServedModel
 
 
@@ -57,11 +58,18 @@ class Classes:
                 f"class result not available for output '{header.name}' due to unsupported type "
                 f"'{wire_name(header.dtype)}'",
             )
+        split = 1 if self.batched and len(header.shape) > 1 else 0
+        rows = element_count(header.shape[:split])
         values = np.frombuffer(data, header.dtype)
-        best = np.argsort(-values.astype(np.float64), kind="stable")[: self.count].tolist()
-        texts = [self._text(values[at].item(), at) for at in best]
-        shape = (1, len(texts)) if self.batched else (len(texts),)
+        values = values.reshape(rows, element_count(header.shape[split:]))
+        texts = [self._text(row[at].item(), at) for row in values for at in self._best(row)]
+        best = min(self.count, values.shape[1])
+        shape = (rows, best) if self.batched else (best,)
         return OutputHeader(header.name, "object", shape), encode_strings(texts)
+
+    def _best(self, row: Array) -> list[int]:
+        order = np.argsort(-row.astype(np.float64), kind="stable")
+        return cast("list[int]", order[: self.count].tolist())
 
     def _text(self, value: object, at: int) -> bytes:
         text = f"{value:f}:{at}" if isinstance(value, float) else f"{value}:{at}"

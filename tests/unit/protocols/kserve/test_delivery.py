@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from legato.core.types import OutputHeader, Reply, Signature, TensorSpec
+from legato.protocols.kserve.classes import Classes
 from legato.protocols.kserve.delivery import finished, prepare
 from legato.protocols.kserve.gen import kserve_pb2 as pb
 from legato.protocols.kserve.infer import Door, InferCall, InferStream
@@ -187,6 +188,32 @@ def test_classes_are_the_largest_values(engine, call, kit, classifier, count, ex
         "BYTES",
         [1, len(expected)],
     )
+
+
+@pytest.mark.parametrize(
+    ("batched", "shape", "expected"),
+    [
+        (True, (2, 3), ((2, 1), [b"3:1", b"7:2"])),
+        (True, (0, 3), ((0, 1), [])),
+        (False, (6,), ((1,), [b"7:5"])),
+    ],
+)
+def test_each_row_has_its_classes(batched, shape, expected) -> None:
+    """Where there is a batch dimension, and also where it is empty."""
+    values = np.int32([1, 3, 2, 5, 6, 7])[: np.prod(shape)]
+
+    header, data = Classes(1, batched=batched).write(
+        OutputHeader("S", "int32", shape), values.tobytes()
+    )
+
+    assert (header.shape, strings(data)) == expected
+
+
+@pytest.mark.parametrize("dtype", ["object", "bool"])
+def test_what_has_no_order_has_no_classes(dtype) -> None:
+    """The text says of which type it is."""
+    with pytest.raises(RpcError, match="due to unsupported type"):
+        Classes(1).write(OutputHeader("S", dtype, (1, 1)), b"\0\0\0\0")
 
 
 def test_classes_may_go_into_shared_memory(
