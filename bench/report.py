@@ -36,8 +36,8 @@ it, is measured by `make bench-openvino`: [its own page](benchmarks-openvino.md)
 _WHERE = """\
 ## Where the time goes
 
-Shares of the serving process's CPU time, taken with `perf record` while other work ran (shares suffer
-less from that than times do):
+Shares of the serving process's CPU time, taken with `perf record` while other work ran (shares
+suffer less from that than times do):
 
 | | accumulator, 32 streams | accumulator, 32 unary callers | Silero, 64 streams |
 | --- | ---: | ---: | ---: |
@@ -48,11 +48,11 @@ less from that than times do):
 | the model (ONNX Runtime) | 3 % | 2 % | 39 % |
 | protobuf, numpy, uvloop, C library | 11 % | 10 % | 7 % |
 
-Engine and protocol alone, driven in one process without a network, take 15 us of a streamed step in
-batches of 32, and 24 us in batches of 8. Silero needs 32 us a step of ONNX Runtime on this machine, so
-0.7 of the bare runtime would leave 14 us for all the rest: less than the transport alone takes when
-every chunk comes as a message of its own. More sequences on one stream share what the transport costs
-(the rows "stream of 32" and "stream of 8" of `make bench ARGS=--full`)."""
+Engine and protocol alone, driven in one process without a network, take 15 us of a streamed step
+in batches of 32, and 24 us in batches of 8. Silero needs 32 us a step of ONNX Runtime on this
+machine, so 0.7 of the bare runtime would leave 14 us for all the rest: less than the transport
+alone takes when every chunk comes as a message of its own. More sequences on one stream share
+what the transport costs (the rows "stream of ...")."""
 _HEAD = (
     "| transport | sequences | server CPU us/step | (range) | steps/s | p50 ms | p99 ms "
     "| mean batch | bare us/step | share |"

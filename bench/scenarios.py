@@ -98,6 +98,7 @@ QUICK = [
         for sequences in SEQUENCES
     ),
     Scenario("silero", 64),
+    Scenario("silero", 64, per_stream=16),
 ]
 
 _ACCUMULATOR = Scenario("accumulator", 32)
