@@ -92,6 +92,19 @@ def test_influence_through_the_state_alone_is_caught():
     assert verdict.worst == "state"
 
 
+def test_a_counter_read_from_the_first_row_is_caught():
+    """Counters of one age are alike in all rows, so rows of several ages are compared too."""
+    count = StateSpec("count", "count", "next", "int64", (1, 1))
+
+    def first_counts_for_all(inputs, state):
+        return {"y": inputs["x"] * state["count"][:1]}, {"count": state["count"] + 1}
+
+    verdict = judge(Numpy(first_counts_for_all, states=(count,)))
+
+    assert not verdict.ok
+    assert verdict.worst == "y"
+
+
 def test_rows_in_another_order_are_caught():
     """A model that answers row 0 with row 2 mixes sequences up."""
 

@@ -82,6 +82,17 @@ def test_rows_that_influence_one_another_are_not_put_side_by_side(load, sequence
     assert worst < 1e-5
 
 
+def test_a_position_is_each_rows_own(load, sequences, tmp_path):
+    """Sequences of one age would not show that the first row's position serves all."""
+    module = models.seeded(models.Positioned)
+    path = models.export(module, tmp_path, torch.zeros(1, 2))
+
+    runtime, worst = compare(load, sequences, module, (1, 2), path)
+
+    assert runtime.form.mode == "vmap"
+    assert worst < 1e-5
+
+
 def test_a_model_without_batches_gets_an_axis_for_rows(load, sequences, tmp_path):
     """Vectors in and a number out: clients send one row, and several share a call."""
     module = models.seeded(models.Flat)
