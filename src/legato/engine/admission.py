@@ -80,8 +80,6 @@ class Admission:
         if model.unanswered > model.max_queued:
             return ServerBusyError(model.max_queued)
         step.arrived = self._engine.clock()
-        if model.line is not None:
-            step.done = model.line.take(step.done)
         if not model.stateful:
             return self._admit_stateless(model, step)
         correlation_id = step.correlation_id

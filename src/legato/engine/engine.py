@@ -404,6 +404,8 @@ class Engine:
 
     def schedule(self, handle: ModelHandle, work: Work) -> None:
         """Make a decided step ready to run."""
+        if handle.line is not None:
+            handle.line.enter(work.step)
         handle.scheduler.add(work)
         if not handle.wake_scheduled:
             handle.wake_scheduled = True

@@ -14,6 +14,7 @@ from legato.core.scheduler import Policy, Scheduler
 from legato.core.types import ControlKind, InputKind, UpdateRule
 from legato.engine.batch import Batcher
 from legato.engine.instance import Instance
+from legato.engine.ordering import Line
 from legato.engine.own_metrics import OwnMetrics
 from legato.engine.process import ProcessRuntime
 from legato.engine.statistics import ModelStatistics
@@ -42,6 +43,7 @@ class ModelHandle:
         stateful: Has state, so its steps belong to sequences.
         pinned: Incarnations of the sequences that live on it, once it gives way to another
             version (see :mod:`legato.engine.succession`); ``None`` before that.
+        line: Keeps answers in the order in which their steps became ready, where asked for.
         queue_rules: How steps wait, where the config says so and there is no state.
         waits_for_live: A batch waits for sequences that live now, and for no others.
         gave_way_at: When that was, in monotonic seconds.
@@ -93,6 +95,7 @@ class ModelHandle:
         self.scheduler: Scheduler[Work] = Scheduler(
             Policy(limit, config.max_queue_delay_ms / 1e3, tuple(config.preferred_batch_sizes))
         )
+        self.line = Line() if config.preserve_order else None
         self.queue_rules: QueueRules | None = None
         self.waits_for_live = self.stateful and config.wait_for == "live"
         self.sticky = bool(config.options.get("sticky")) and config.instance == "process"

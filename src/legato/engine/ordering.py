@@ -1,4 +1,8 @@
-"""Answers in the order of their steps, over all sequences of a model."""
+"""Answers in the order of their steps, over all sequences of a model.
+
+A step has its place from the moment at which it is ready to run. One that waits for room
+holds up nobody: the sequence that makes room may be waiting for an answer.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,8 @@ from legato.observe.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from legato.core.types import Step
 
 log = get_logger()
 
@@ -36,6 +42,11 @@ class Line:
 
     def __repr__(self) -> str:
         return f"<Line waiting={len(self._places)}>"
+
+    def enter(self, step: Step) -> None:
+        """Give a step the next place, unless it has one: it may become ready again."""
+        if not isinstance(step.done, _Place):
+            step.done = self.take(step.done)
 
     def take(self, done: Callable[[Any], None]) -> Callable[[Any], None]:
         """Take the next place; returns what to call with the answer."""

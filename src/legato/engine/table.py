@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from legato.core.errors import ModelChangedError, StateDamagedError, UnknownModelError
 from legato.core.types import StartOfLive
-from legato.engine.ordering import Line
 
 if TYPE_CHECKING:
     from legato.core.types import CorrelationId, RecordHead, StateRow
@@ -29,7 +28,6 @@ class Model:
         last_id: Newest id that the server gave.
         preferred: Version that is the default while it is served; "" = the highest one.
         iterative: A request without an id is a sequence of its own.
-        line: Keeps answers in the order of their steps, where that is asked for.
         default: The version that steps without a version begin on.
     """
 
@@ -52,7 +50,6 @@ class Model:
         self.max_queued = 1
         self.max_age_s = 0.0
         self.iterative = False
-        self.line: Line | None = None
         self.default: ModelHandle | None = None
         self.preferred = ""
 
@@ -98,10 +95,6 @@ class Model:
             self.max_queued = self.default.config.max_queued
             self.max_age_s = limits.max_age_s
             self.iterative = limits.iterative
-            if not self.default.config.preserve_order:
-                self.line = None
-            elif self.line is None:
-                self.line = Line()
 
     def handle(self, version: str = "") -> ModelHandle:
         """Find a version; "" = the default.

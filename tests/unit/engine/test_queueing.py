@@ -9,6 +9,7 @@ from doubles import STATELESS, ChainRuntime
 from legato.core.errors import BacklogTimeoutError, ServerBusyError
 from legato.engine.ordering import Line
 from legato.runtimes.base import StepResult
+from legato.stores.base import Conflict
 
 
 class Echo(ChainRuntime):
@@ -126,7 +127,7 @@ def test_a_step_that_ran_in_time_is_left_alone(busy) -> None:
 
 
 def test_answers_leave_in_the_order_of_their_steps(make) -> None:
-    """Also those of another sequence, and of a step that is refused at once."""
+    """Also those of another sequence; a step that is refused is answered at once."""
     h = make()
     handle = h.load(preserve_order=True, execution="thread", instances=2)
     room = h.hold_instances(handle)
@@ -145,8 +146,34 @@ def test_answers_leave_in_the_order_of_their_steps(make) -> None:
     h.let_run(room)
     h.settle()
 
-    assert before == []
-    assert order == ["first", "second", "refused"]
+    assert before == ["refused"]
+    assert order == ["refused", "first", "second"]
+
+
+def test_a_sequence_that_waits_for_room_holds_up_no_answer(make) -> None:
+    """The one that will make room may need its answer first."""
+    h = make()
+    h.load(preserve_order=True, sequences={"max_live": 1})
+    h.ask(1, 1, start=True)
+
+    waiting = h.send(2, 1, start=True)
+    answer = h.ask(1, 2)
+    h.ask(1, 3, end=True)
+    h.settle()
+
+    assert answer.step == 2
+    assert waiting.reply.step == 1
+
+
+def test_a_step_that_is_decided_again_keeps_its_place(make) -> None:
+    """A commit that another server overtook is no new step."""
+    h = make()
+    h.load(preserve_order=True)
+    h.ask(1, 1, start=True)
+    h.store.commit_faults.append(lambda batch: [Conflict(5) for _ in batch])
+
+    assert h.ask(1, 2).step == 2
+    assert h.ask(1, 3).step == 3
 
 
 def test_an_answer_that_cannot_be_given_holds_up_nobody() -> None:
