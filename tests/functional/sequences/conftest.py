@@ -89,7 +89,7 @@ def data(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(serve, models, data):
-    return serve(models / "acc.onnx", store="log", data=data, **{"max-resident-state": 64})
+    return serve(models / "acc.onnx", store="log", data=data, **{"max-resident-state": 5000})
 
 
 @pytest.fixture
