@@ -37,7 +37,8 @@ class Caches:
     Args:
         roots: Where to look, by the name that an entry is stored under.
         warn: Takes sentences for people.
-        keys: Gives the keys under which something may be kept for a sequence.
+        keys: Gives the keys under which something may be kept for a sequence, by the form that
+            its id has there. Entries are stored by form, so that a fork finds them under its own.
         further: Gives what else keeps something for sequences, by name.
     """
 
@@ -45,7 +46,7 @@ class Caches:
         self,
         roots: Callable[[], Mapping[str, Mapping[str, Any]]],
         warn: Callable[[str], None],
-        keys: Callable[[Any], tuple[Any, ...]] | None = None,
+        keys: Callable[[Any], Mapping[str, Any]] | None = None,
         further: Callable[[], Iterable[tuple[str, MutableMapping[Any, Any]]]] = tuple,
     ) -> None:
         self._roots = roots
@@ -103,8 +104,9 @@ class Caches:
             for name, key, opaque, blob in (decode(state) if state else ())
         }
         for name, entries in self._found:
-            for key in self._keys(sequence):
-                entry = stored.pop((name, key), None)
+            for form, key in self._keys(sequence).items():
+                # Older records have the key itself.
+                entry = stored.pop((name, form), None) or stored.pop((name, key), None)
                 if entry is None:
                     entries.pop(key, None)
                 elif not entry[0]:
@@ -141,16 +143,16 @@ class Caches:
         found: list[tuple[str, Any, str, bytes]] = []
         bound = False
         for name, entries in self._found:
-            for key in self._keys(sequence):
+            for form, key in self._keys(sequence).items():
                 if key not in entries:
                     continue
                 try:
-                    found.append((name, key, "", encode(entries[key])))
+                    found.append((name, form, "", encode(entries[key])))
                 except UnsupportedValueError as error:
                     if strict:
                         self._stays(name, error)
                     bound = True
-                    found.append((name, key, error.kind, b""))
+                    found.append((name, form, error.kind, b""))
         return encode(found) if found else b"", bound
 
     def _stays(self, name: str, error: UnsupportedValueError) -> None:
@@ -166,7 +168,7 @@ class Caches:
     def forget(self, sequence: Any) -> None:
         """Let go of a sequence that is over."""
         for _name, entries in self._found:
-            for key in self._keys(sequence):
+            for key in self._keys(sequence).values():
                 entries.pop(key, None)
 
     def forget_requests(self, requests: Iterable[str]) -> None:
@@ -182,7 +184,7 @@ class Caches:
 
     def pin(self, sequences: Sequence[Any]) -> None:
         """Keep the entries of these sequences from eviction until :meth:`unpin`."""
-        lru.pin(key for sequence in sequences for key in self._keys(sequence))
+        lru.pin(key for sequence in sequences for key in self._keys(sequence).values())
 
     def unpin(self) -> None:
         """End a step."""
@@ -194,6 +196,8 @@ class Caches:
             self._warn(text)
 
 
-def _keys(sequence: str) -> tuple[Any, ...]:
+def _keys(sequence: str) -> dict[str, Any]:
     """The keys under which handlers keep a sequence: its id, or the number it spells."""
-    return (sequence, int(sequence)) if sequence.isdecimal() else (sequence,)
+    if sequence.isdecimal():
+        return {"id": sequence, "number": int(sequence)}
+    return {"id": sequence}

@@ -179,7 +179,7 @@ class Memory:
                 retry_after_s=0.5,
             )
         self._point(sequence)
-        self._seen.update(keys_of(sequence))
+        self._seen.update(keys_of(sequence).values())
         entries = state
         if state and state[0] == _BOUND_MARK:
             _mark, worker, stamp = _BOUND.unpack_from(state)
@@ -201,7 +201,7 @@ class Memory:
 
     def begin(self, sequences: Sequence[CorrelationId]) -> None:
         """A call begins: note how everything is, where that is due."""
-        lru.pin(key for sequence in sequences for key in keys_of(sequence))
+        lru.pin(key for sequence in sequences for key in keys_of(sequence).values())
         self._before = None
         if self._mode == AUTO and not self.elsewhere and self._watch.due():
             self._before = self._watch.look(self._seen, self._views)
@@ -265,7 +265,7 @@ class Memory:
         self._point(sequence)
         self._caches.forget(sequence)
         self._stamps.pop(sequence, None)
-        self._seen.difference_update(keys_of(sequence)[:-1])
+        self._seen.difference_update(keys_of(sequence).values())
         self.release(sequence)
 
     def release(self, sequence: CorrelationId) -> None:
@@ -274,16 +274,19 @@ class Memory:
             self.slots.release(sequence)
 
 
-def keys_of(sequence: CorrelationId) -> tuple[Any, ...]:
-    """The keys under which models keep a sequence: its id as any control input tells it."""
+def keys_of(sequence: CorrelationId) -> dict[str, Any]:
+    """The keys under which models keep a sequence: its id in every form that they are told it."""
     if isinstance(sequence, str):
-        return (sequence, sequence.encode(), KEY)
+        return {"id": sequence, "bytes": sequence.encode(), "slot": KEY}
     text = str(sequence)
-    found: list[Any] = [sequence, text, text.encode()]
+    found: dict[str, Any] = {"id": sequence, "text": text, "bytes": text.encode()}
     for bits in _BITS:
         low = sequence & ((1 << bits) - 1)
-        found += [low, low - (1 << bits)] if low >= 1 << (bits - 1) else [low]
-    return (*dict.fromkeys(found), KEY)
+        found[f"uint{bits}"] = low
+        found[f"int{bits}"] = low - (1 << bits) if low >= 1 << (bits - 1) else low
+    # Forms that are spelt alike are one key, the first.
+    forms = {key: form for form, key in reversed(found.items())}
+    return {form: key for form, key in found.items() if forms[key] == form} | {"slot": KEY}
 
 
 def _say(text: str) -> None:

@@ -9,7 +9,8 @@ import signal
 import pytest
 
 from legato.core.errors import BacklogTimeoutError, ServerError, UnknownSequenceError
-from legato.core.types import EndReason
+from legato.core.types import EndReason, SequenceKey
+from legato.engine.manage import Manager
 from legato.stores.registry import open_store
 from triton_python_kit import Bench, number, until
 
@@ -220,3 +221,32 @@ def _row(value: int):
     import numpy as np
 
     return np.array([[value]], np.int32)
+
+
+@pytest.mark.parametrize("model", ["adder_by_id", "adder_by_slot"])
+async def test_fork_goes_on_from_its_source_s_sum(bench, model: str) -> None:
+    """Under its own id, and apart from then on."""
+    await bench.load(model)
+    await bench.add(model, 1, 5, start=True)
+    await bench.add(model, 1, 5)
+
+    await Manager(bench.engine).fork(SequenceKey(model, 1), 2)
+
+    assert [await bench.add(model, 2, 1), await bench.add(model, 1, 100)] == [11, 110]
+    assert [await bench.add(model, 2, 1), await bench.add(model, 1, 100)] == [12, 210]
+
+
+async def test_rollback_of_bound_state_is_told_to_be_lost(bench) -> None:
+    """Memory is ahead of the snapshot, and cannot go back: it must not run on."""
+    await bench.load("adder_hidden")
+    manager = Manager(bench.engine)
+    key = SequenceKey("adder_hidden", 1)
+    await bench.add("adder_hidden", 1, 5, start=True)
+    await manager.snapshot(key, "early")
+    await bench.add("adder_hidden", 1, 5)
+
+    await manager.rollback(key, "early")
+    error = await bench.fails("adder_hidden", 1, 5)
+
+    assert isinstance(error, UnknownSequenceError)
+    assert error.ending.reason is EndReason.LOST

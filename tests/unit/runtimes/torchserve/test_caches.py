@@ -10,7 +10,7 @@ import pytest
 
 from legato.runtimes.torchserve import lru
 from legato.runtimes.torchserve.caches import Caches
-from legato.runtimes.torchserve.values import UnsupportedValueError
+from legato.runtimes.torchserve.values import UnsupportedValueError, encode
 from legato.torchserve import SequenceCache
 
 
@@ -201,3 +201,27 @@ def test_a_failed_requests_entries_are_let_go() -> None:
     memory.caches.forget_requests(["request-1"])
 
     assert list(memory.handler.cache) == ["a", "request-2"]
+
+
+@pytest.mark.parametrize(("source", "fork"), [("a", "b"), ("7", "8")])
+def test_fork_finds_the_entry_under_its_own_id(source: str, fork: str) -> None:
+    """Also where a handler keeps the number that the id spells."""
+    kept, wanted = (int(source), int(fork)) if source.isdecimal() else (source, fork)
+    here, there = Memory(cache={kept: 5}), Memory(cache={kept: 4})
+
+    there.put(fork, here.take(source))
+
+    assert there.handler.cache == {kept: 4, wanted: 5}
+    assert not there.warnings
+
+
+def test_records_that_hold_the_key_itself_are_read() -> None:
+    """Entries were stored under the id, and not under its form, once."""
+    old = encode([("handler.cache", "7", "", encode(5)), ("handler.sums", 7, "", encode([1]))])
+    memory = Memory(cache={}, sums={})
+
+    memory.put("7", old)
+
+    assert memory.handler.cache == {"7": 5}
+    assert memory.handler.sums == {7: [1]}
+    assert memory.take("7") != old

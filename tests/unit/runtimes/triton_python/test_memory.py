@@ -42,6 +42,19 @@ def test_entry_under_an_id_is_that_sequence_s_state() -> None:
     assert second.sums == {7: 5}
 
 
+@pytest.mark.parametrize(
+    ("keep", "fork"), [(lambda n: n, 9), (str, 9), (lambda n: str(n).encode(), 9)]
+)
+def test_fork_finds_what_was_kept_under_its_own_id(keep, fork: int) -> None:
+    """In the form in which the model keeps it."""
+    first, second = Model(sums={}), Model(sums={})
+    state = step(memory_of(first), 7, b"", lambda _slot: first.sums.update({keep(7): 5})).state
+
+    step(memory_of(second), fork, state, lambda _slot: None)
+
+    assert second.sums == {keep(fork): 5}
+
+
 def test_failed_step_is_taken_back() -> None:
     """Before the next try memory is made what was committed."""
     model = Model(sums={})
@@ -67,7 +80,7 @@ def test_new_sequence_finds_nothing_of_an_older_one() -> None:
 @pytest.mark.parametrize(("sequence", "key"), [(7, "7"), (7, b"7"), ("a", b"a"), (2**63, -(2**63))])
 def test_ids_are_found_in_the_forms_in_which_models_are_told_them(sequence, key) -> None:
     """As text, as bytes, and as a signed number."""
-    assert key in keys_of(sequence)
+    assert key in keys_of(sequence).values()
 
 
 def test_what_cannot_be_stored_binds_the_sequence_to_its_worker() -> None:
