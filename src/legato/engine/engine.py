@@ -39,6 +39,7 @@ from legato.engine.admission import Admission
 from legato.engine.batch import Unfinished
 from legato.engine.commits import Commits
 from legato.engine.committer import Committer
+from legato.engine.findings import tell_findings
 from legato.engine.model import ModelHandle
 from legato.engine.queueing import QueueRules
 from legato.engine.residence import Residence
@@ -225,9 +226,7 @@ class Engine:
             await self._let_go(model, [old], keep_sequences=keep_sequences)
         self.admission.room_was_made(model)  # the limit may have grown
         log.info("model_loaded", model=handle.name, version=handle.version, digest=digest)
-        _warn_of_doubts(handle, runtimes)
-        if config.origin and config.discover:
-            _tell_inferred(handle, runtimes)
+        tell_findings(handle, runtimes)
         return handle
 
     async def _build(self, config: ModelConfig, count: int) -> list[Runtime]:
@@ -772,32 +771,6 @@ class Engine:
             if model.backlog:  # other nodes make room, too
                 self.admission.room_was_made(model)
         return len(expired)
-
-
-def _tell_inferred(handle: ModelHandle, runtimes: list[Runtime]) -> None:
-    """Say which states were found that the model's own repository does not speak of."""
-    why = getattr(getattr(runtimes[0], "findings", None), "why", {}) if runtimes else {}
-    for state in handle.signature.states:
-        if state.name in why:
-            log.info(
-                "state_inferred",
-                model=handle.name,
-                pair=f"{state.input} <- {state.output}",
-                why=why[state.name],
-            )
-
-
-def _warn_of_doubts(handle: ModelHandle, runtimes: list[Runtime]) -> None:
-    """Say that a model served without state has tensors that look like one."""
-    findings = getattr(runtimes[0], "findings", None) if runtimes else None
-    doubts = getattr(findings, "doubts", ())
-    if doubts and not handle.stateful:
-        log.warning(
-            "model_may_have_state",
-            model=handle.name,
-            pairs=", ".join(f"{doubt.input} <- {doubt.output}" for doubt in doubts),
-            fix="name them under 'states' in model.yaml; if they are none, set 'discover: false'",
-        )
 
 
 class _Busy:
