@@ -152,8 +152,7 @@ def initialised(kind: type, config: ModelConfig, model_config: dict[str, Any]) -
         "model_version": config.version,
         "model_repository": str(home(config)),
         "model_instance_name": instance_name(config),
-        "model_instance_kind": "CPU",
-        "model_instance_device_id": "0",
+        **place(model_config),
     }
     try:
         model = kind()
@@ -167,6 +166,15 @@ def initialised(kind: type, config: ModelConfig, model_config: dict[str, Any]) -
             file=str(config.folder), key="model.py", fix=_fix(error),
         ) from error  # fmt: skip
     return model
+
+
+def place(model_config: dict[str, Any]) -> dict[str, str]:
+    """Say where the model shall compute: what its first instance group says."""
+    group: dict[str, Any] = next(iter(model_config.get("instance_group", ())), {})
+    if group.get("kind") != "KIND_GPU":
+        return {"model_instance_kind": "CPU", "model_instance_device_id": "0"}
+    devices = group.get("gpus") or [0]
+    return {"model_instance_kind": "GPU", "model_instance_device_id": str(devices[0])}
 
 
 def instance_name(config: ModelConfig) -> str:
