@@ -23,7 +23,9 @@ MODELS = Path(__file__).parent / "models" / "triton_python"
 
 
 class Bench:
-    """An engine with one store, and steps sent to it."""
+    """An engine with one store, and steps sent to it; ``last`` is the last of them."""
+
+    last: Step
 
     def __init__(self, store: Any = None) -> None:
         self.engine = Engine(store or open_store("memory", None, level="none", clock=time.time))
@@ -42,7 +44,8 @@ class Bench:
         """Send a step; gives a Reply or an error. Arguments that are no arrays are the step's."""
         future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         arrays = {name: inputs.pop(name) for name in list(inputs) if name.isupper()}
-        self.engine.submit(Step(model, sequence, arrays, KSERVE, future.set_result, **inputs))
+        self.last = Step(model, sequence, arrays, KSERVE, future.set_result, **inputs)
+        self.engine.submit(self.last)
         return future
 
     async def outcome(self, model: str, sequence: int | str | None, **inputs: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import traceback
 from pathlib import Path
@@ -216,6 +217,8 @@ class TritonPythonRuntime:
             handed = [requests.get(at, nobody) for at in order]
         try:
             returned = self._model.execute(handed)
+            if asyncio.iscoroutine(returned):
+                returned = asyncio.run(returned)
             self._check(returned, handed, lines)
         except ModelError:
             _close(lines.values())

@@ -120,6 +120,18 @@ async def test_model_completes_its_own_configuration(bench) -> None:
     assert (handle.signature.batching, handle.signature.most_rows) == (True, 4)
 
 
+async def test_execute_may_be_a_coroutine(bench) -> None:
+    """What it awaits for the requests of a call, it awaits together; errors stay with their row."""
+    await bench.load("patient")
+
+    replies = await asyncio.gather(
+        *[bench.outcome("patient", None, INPUT=np.int32([[n]])) for n in (1, -1, 3)]
+    )
+
+    assert [number(replies[0]), number(replies[2])] == [2, 6]
+    assert "ValueError: negative" in replies[1].message
+
+
 # -- any number of answers ---------------------------------------------------------------
 
 
@@ -173,9 +185,8 @@ async def test_cancelled_request_is_seen_by_its_model(bench) -> None:
         WAIT=np.uint32([0]), partial=parts,
     )  # fmt: skip
     await until(lambda: parts.taken)
-    (step,) = _running(bench)
 
-    bench.engine.cancel(step)
+    bench.engine.cancel(bench.last)
     last = await asyncio.wait_for(sent, 60)
 
     assert isinstance(last, Reply)
@@ -221,12 +232,3 @@ async def test_iterative_request_goes_on_after_its_worker_was_killed(bench) -> N
 
     assert parts.numbers() == list(range(399, 0, -1))
     assert number(last) == 0
-
-
-def _running(bench):
-    """The steps that a call of some model has in hand."""
-    import gc
-
-    from legato.core.types import Step
-
-    return [one for one in gc.get_objects() if isinstance(one, Step)]
