@@ -22,6 +22,7 @@ from legato.core.errors import (
     StoreUnavailableError,
 )
 from legato.core.ids import SNAPSHOTS, group_of
+from legato.core.pages import GrownRow
 from legato.core.types import Ending, EndReason, RecordHead, SequenceKey, StateRow
 from legato.stores import codec
 from legato.stores.base import (
@@ -51,6 +52,7 @@ from legato.stores.rules import (
     succeeded,
 )
 from legato.stores.sqlite_file import SqliteFile
+from legato.stores.sqlite_parts import Parts
 
 T = TypeVar("T")
 
@@ -80,6 +82,7 @@ class _Row(NamedTuple):
     state_bytes: int
     record: codec.Record | None
     problem: str
+    blob: bytes
 
 
 class _Counts:
@@ -128,6 +131,7 @@ class SqliteStore:
         self._tombstone_s = tombstone_s
         self._damaged: dict[SequenceKey, str] = {}
         self._file = SqliteFile(folder, level)
+        self._parts = Parts(self._file)
         self._time = Elapsed(clock, self._file.saved_time)
         self._saved = self._time()
         counts = self._file.rows("SELECT model, count(*) FROM sequences WHERE live GROUP BY model")
@@ -200,6 +204,8 @@ class SqliteStore:
             record = self._buried(record, Ending(entry.end, entry.step, wall), now)
         if entry.create or row is None:
             self._insert(record, counts)
+        elif entry.end is None and isinstance(entry.state, GrownRow):
+            self._grow(record, entry.state, row, counts)
         else:
             self._update(record, row, counts)
         return Ok(self._reached(entry.level))
@@ -216,7 +222,7 @@ class SqliteStore:
     ) -> AcquireResult:
         """Take ownership; the epoch grows (and is written) if the owner changes."""
         now = self._time()
-        row, record, answer = self._look(key, now)
+        row, record, answer = self._look(key, now, whole=True)
         if answer is not None or row is None or record is None:
             return answer or Missing(None)
         if record.owner != owner:
@@ -232,7 +238,7 @@ class SqliteStore:
 
     def read(self, key: SequenceKey) -> tuple[RecordHead, StateRow] | Missing | Damaged:
         """Read without ownership. Tombstones come as Missing."""
-        _, record, answer = self._look(key, self._time())
+        _, record, answer = self._look(key, self._time(), whole=True)
         if answer is not None or record is None or record.state is None:
             return answer or Missing(None)
         return record.head, record.state
@@ -281,7 +287,11 @@ class SqliteStore:
             return verdict
         if origin is None or origin.record is None:
             raise StateDamagedError(f"the source cannot be read: {origin and origin.problem}")
-        kept = origin.record.head
+        try:
+            whole = self._parts.whole(origin.id, origin.record)
+        except codec.RecordError as error:
+            raise StateDamagedError(f"the source cannot be read: {error}") from error
+        kept = whole.head
         wall = self._time.wall(now)
         head = replace(
             kept,
@@ -292,7 +302,7 @@ class SqliteStore:
             ttl_s=kept.ttl_s if ttl_s is None else ttl_s,
         )
         reason = EndReason.ROLLED_BACK if replaces else EndReason.DISPLACED
-        return self._create(target, head, origin.record.state, standing, now, reason)
+        return self._create(target, head, whole.state, standing, now, reason)
 
     def put(self, key: SequenceKey, head: RecordHead, state: StateRow) -> CommitResult:
         """Import: create a record as given; a live one is Conflict, a dead incarnation Gone."""
@@ -380,7 +390,7 @@ class SqliteStore:
         return None if now > ended + self._tombstone_s else row
 
     def _look(
-        self, key: SequenceKey, now: float
+        self, key: SequenceKey, now: float, *, whole: bool = False
     ) -> tuple[_Row | None, codec.Record | None, Missing | Damaged | None]:
         """The live record of a key, or why there is none."""
         try:
@@ -394,7 +404,13 @@ class SqliteStore:
         ending = self._ending(row.record, now)
         if ending is not None:
             return row, None, Missing(replace(row.record.head, ending=ending))
-        return row, row.record, None
+        if not whole:
+            return row, row.record, None
+        try:
+            return row, self._parts.whole(row.id, row.record), None
+        except codec.RecordError as error:
+            self._damaged[key] = str(error)
+            return row, None, Damaged(str(error))
 
     def _decode(self, values: tuple[Any, ...], *, with_state: bool = True) -> _Row:
         row_id, key, live, incarnation, epoch, step, since, session, due, size, blob = values
@@ -411,8 +427,9 @@ class SqliteStore:
             with contextlib.suppress(codec.RecordError):
                 self._damaged[codec.decode_key(key)] = problem
         return _Row(
-            row_id, bool(live), incarnation, epoch, step, since, session, due, size, record, problem
-        )
+            row_id, bool(live), incarnation, epoch, step, since, session, due, size, record,
+            problem, blob,
+        )  # fmt: skip
 
     def _standing(self, row: _Row | None, now: float) -> Standing | None:
         """What the rules need.
@@ -485,8 +502,9 @@ class SqliteStore:
         """Write a new row in the place of whatever the key had; it is the youngest."""
         blob = codec.encode(record)
         key = codec.encode_key(record.key)
-        gone = self._file.rows("DELETE FROM sequences WHERE key = ? RETURNING live", (key,))
-        for (was_live,) in gone:
+        gone = self._file.rows("DELETE FROM sequences WHERE key = ? RETURNING live, id", (key,))
+        for was_live, row_id in gone:
+            self._parts.drop(row_id)
             counts.move(group_of(record.key), -1, live=bool(was_live))
         head = record.head
         live = head.ending is None
@@ -505,13 +523,30 @@ class SqliteStore:
 
     def _update(self, record: codec.Record, row: _Row, counts: _Counts) -> None:
         """Write a row again; ``due`` only moves forward in time when sweep does it."""
+        size = 0 if record.state is None else record.state.nbytes
+        if row.record is None or row.record.kind == codec.GROW:
+            self._parts.drop(row.id)
+        blob = codec.encode(record)
+        self._rewrite(record, row, size, blob, counts)
+
+    def _grow(self, record: codec.Record, state: GrownRow, row: _Row, counts: _Counts) -> None:
+        """Write what a step changed of a state, or the whole of it where that is due."""
+        blob = None
+        if state.change is not None and row.record is not None:
+            blob = self._parts.add(row.id, row.blob, record, state)
+        if blob is None:
+            self._update(record, row, counts)
+        else:
+            self._rewrite(record, row, state.nbytes, blob, counts)
+
+    def _rewrite(
+        self, record: codec.Record, row: _Row, size: int, blob: bytes, counts: _Counts
+    ) -> None:
         head = record.head
         live = head.ending is None
         due = self._due(record)
         if live and row.due is not None and (due is None or due > row.due):
             due = row.due
-        size = 0 if record.state is None else record.state.nbytes
-        blob = codec.encode(record)
         self._file.run(
             "UPDATE sequences SET live = ?, epoch = ?, step = ?, owned_since = ?, session = ?,"
             " due = ?, state_bytes = ?, record = ? WHERE id = ?",

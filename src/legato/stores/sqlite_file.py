@@ -25,6 +25,9 @@ FILE = "sequences.sqlite"
 FORMAT = 1
 """Version of the tables (``user_version``)."""
 
+GROWN_FORMAT = 2
+"""Their version once the state of a sequence that grows is in them."""
+
 _MARK = f"legato sqlite {FORMAT}"
 
 # ``due`` is when to look whether a row is over, not when it is: commits do not touch it
@@ -50,6 +53,16 @@ CREATE TABLE store (session INTEGER NOT NULL, time REAL) STRICT;
 INSERT INTO store VALUES (0, NULL);
 """
 
+_PARTS = """
+CREATE TABLE parts (
+    sequence INTEGER NOT NULL,
+    number INTEGER NOT NULL,
+    size INTEGER NOT NULL,
+    record BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX part ON parts (sequence, number, size);
+"""
+
 _BAD_FILE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE})
 
@@ -62,6 +75,7 @@ class SqliteFile:
         saved_time: The store's time when it was last written, ``None`` = never.
         flusher: Flushes and checkpoints in the background.
         full: Why the last write found no room; "" = it did.
+        grown: There is a table for the parts of states that grow.
 
     Raises:
         ConfigError: The folder is in use, of another format, or not a database.
@@ -70,6 +84,7 @@ class SqliteFile:
     def __init__(self, folder: Path, level: str) -> None:
         self.path = folder / FILE
         self.full = ""
+        self.grown = False
         self._level = level
         self._lock = FolderLock(folder)
         try:
@@ -99,9 +114,10 @@ class SqliteFile:
 
     def _open(self) -> None:
         (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        if version not in (0, FORMAT):
+        if version not in (0, FORMAT, GROWN_FORMAT):
             raise ConfigError(
-                f"the tables have version {version}; this version reads version {FORMAT}",
+                f"the tables have version {version}; this version reads version {FORMAT} and "
+                f"{GROWN_FORMAT}",
                 file=str(self.path),
                 fix="use the version of Legato that wrote them, or another folder",
             )
@@ -114,6 +130,7 @@ class SqliteFile:
                 for statement in _TABLES.split(";"):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={FORMAT}")
+        self.grown = version == GROWN_FORMAT
         ((session, self.saved_time),) = self.rows("SELECT session, time FROM store")
         self.session: int = session + 1
         with self.transaction():
@@ -152,6 +169,14 @@ class SqliteFile:
         """Run a statement inside :meth:`transaction`, which handles its errors."""
         self._db.execute(statement, values)
 
+    def make_parts(self) -> None:
+        """Make the table for parts of states, unless it is there; inside :meth:`transaction`."""
+        if not self.grown:
+            for statement in _PARTS.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={GROWN_FORMAT}")
+            self.grown = True
+
     @contextlib.contextmanager
     def transaction(self, *, full: bool = False) -> Iterator[None]:
         """All or nothing, flushed to the disk where ``full`` or the level asks for it.
@@ -164,6 +189,7 @@ class SqliteFile:
         if self.flusher.problem:
             raise StoreFailedError(self.flusher.problem)
         raised = full and self._level != "disk"
+        grown = self.grown
         try:
             if raised:
                 self._synchronise(full=True)
@@ -174,6 +200,7 @@ class SqliteFile:
         except BaseException as error:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
+                self.grown = grown
             if isinstance(error, sqlite3.Error):
                 raise self._translated(error) from error
             raise
