@@ -63,24 +63,29 @@ class Client:
             request.raw_input_contents.append(data)
         return self.infer.future(request, timeout=60)
 
-    def decode(self, clips: dict[int, Tensors]) -> dict[int, list[int]]:
-        """Turn encoded clips into tokens, all of them a step at a time."""
+    def decode(self, clips: dict[int, Tensors], lag: int = 0) -> dict[int, list[int]]:
+        """Turn encoded clips into tokens a step at a time, each begun ``lag`` steps after another.
+
+        Steps of a round are sent together, and answered together.
+        """
         texts: dict[int, list[int]] = {sequence: [BEGIN] for sequence in clips}
-        running = list(clips)
-        while running:
+        begins = {sequence: lag * at for at, sequence in enumerate(clips)}
+        left, round_ = list(clips), 0
+        while left:
             sent = {
                 each: self.send(
                     each, len(texts[each]), texts[each][-1],
                     clips[each] if len(texts[each]) == 1 else (),
                 )
-                for each in running
+                for each in left if begins[each] <= round_
             }  # fmt: skip
-            running = [each for each in running if texts[each][-1] != END]
+            round_ += 1
             for each, reply in sent.items():
-                if each in running:
-                    texts[each].append(token_of(reply.result()))
+                token = token_of(reply.result())
+                if texts[each][-1] == END:
+                    left.remove(each)
                 else:
-                    reply.result()
+                    texts[each].append(token)
         return {sequence: tokens[1:-1] for sequence, tokens in texts.items()}
 
 
@@ -98,6 +103,11 @@ def spell(tokens: list[int]) -> str:
         pieces.append(data[at : at + length])
         at += length
     return b"".join(pieces[t] for t in tokens).decode().replace("\u2581", " ").strip()
+
+
+def cut(data: bytes, shape: list[int]) -> bytes:
+    """Keep the first half of encoded audio."""
+    return np.frombuffer(data, np.float32).reshape(shape)[:, :, : shape[2] // 2].tobytes()
 
 
 def plain(text: str) -> str:
@@ -175,6 +185,19 @@ def test_clips_together_give_the_text_that_they_give_alone(served, client, encod
     steps = metric(served, f"{calls}_sum") - before[1]
     assert steps == 4 * sum(len(tokens) + 2 for tokens in alone)
     assert steps / (metric(served, f"{calls}_count") - before[0]) > 4
+
+
+def test_clips_of_unequal_lengths_do_not_mix(client, encoded, alone) -> None:
+    """Begun one after the other, and of other audio lengths: calls are shared by shape alone."""
+    short = [
+        (name, [1, 8, shape[2] // 2, 52], cut(data, shape)) for name, shape, data in encoded[4]
+    ]
+    clips = {200 + at: encoded[at] for at in range(5)} | {300: short, 301: short}
+
+    texts = client.decode(clips, lag=2)
+
+    assert [texts[200 + at] for at in range(5)] == alone
+    assert texts[300] == texts[301] == client.decode({302: short})[302]
 
 
 def test_a_kill_in_the_middle_of_a_sentence_loses_no_token(
