@@ -36,6 +36,7 @@ from legato.core.types import (
 )
 from legato.engine import process
 from legato.engine.admission import Admission
+from legato.engine.asking import ask
 from legato.engine.batch import Unfinished
 from legato.engine.commits import Commits
 from legato.engine.committer import Committer
@@ -200,6 +201,7 @@ class Engine:
         signature = None if runtimes else registry.signature_of(config)
         handle = ModelHandle(config, runtimes, digest, signature)
         handle.post = asyncio.get_running_loop().call_soon_threadsafe  # models come before start()
+        handle.ask_other = partial(ask, self, handle)
         for instance in handle.instances:
             instance.suspicion = self.suspicion
         if config.queue is not None and not handle.stateful:

@@ -7,9 +7,11 @@ and a row that is not answered yet is :class:`Unfinished`: the engine goes on wi
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from legato.core.types import StateRow
@@ -20,6 +22,7 @@ from legato.runtimes.worker.messages import from_endings, from_rows, to_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from concurrent.futures import Future
 
     from legato.core.errors import ServerError
     from legato.engine.process import Worker
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
 
 _LOOK_S: Final = 0.25
 """Seconds between looks for requests that were cancelled."""
+_TELL_S: Final = 30.0
 _NO_STATE: Final = StateRow((), ())
 
 
@@ -149,6 +153,10 @@ class _Talk:
 
     def _take(self, message: dict[str, Any], data: memoryview) -> None:
         kind = message["kind"]
+        if kind == "ask":
+            wish = self._runtime.wish(self.worker, message, data)
+            wish.add_done_callback(partial(self._tell, message["id"]))
+            return
         if kind not in ("partial", "later"):
             self._answers.put((message, data))
             return
@@ -161,6 +169,16 @@ class _Talk:
             row.unfinished.finish(self._runtime.outcome(message))
         elif row.info.partial is not None:
             row.info.partial(message["body"], message["meta"])
+
+    def _tell(self, number: int, told: Future[dict[str, Any]]) -> None:
+        """Hand another model's answer to the worker, from a thread that may wait."""
+        message = {"kind": "told", "id": number, **told.result()}
+
+        def send() -> None:
+            with contextlib.suppress(ChannelClosedError, TimeoutError), self._sending:
+                self.worker.channel.send(message, deadline=time.monotonic() + _TELL_S)
+
+        threading.Thread(target=send, name="legato-worker-teller", daemon=True).start()
 
     def _tell_cancelled(self) -> None:
         """Let the worker know of requests that nobody waits for any more."""

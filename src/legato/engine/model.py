@@ -22,6 +22,7 @@ from legato.engine.workers import ProcessInstance, WorkerStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from legato.core.types import Array, SequenceKey, Signature, Step, TensorSpec
     from legato.engine.queueing import QueueRules
@@ -58,6 +59,7 @@ class ModelHandle:
         scaling: Held while the number of instances is changed.
         post: Calls a function on the event loop; from any thread.
         measured: Takes what the model's own code measured in a worker process; from any thread.
+        ask_other: Asks another model for this one; from any thread.
         own_metrics: Metrics that a Triton Python model has made for itself.
     """
 
@@ -105,6 +107,7 @@ class ModelHandle:
         self.scaling = asyncio.Lock()
         self.post: Callable[..., Any] = _nowhere
         self.measured: Callable[[list[Any]], Any] = _nowhere
+        self.ask_other: Callable[..., Future[dict[str, Any]]] | None = None
         self.own_metrics: OwnMetrics | None = None
         if config.runtime == "triton_python":
             self.own_metrics = OwnMetrics(config.name)

@@ -20,19 +20,27 @@ import tempfile
 import threading
 import time
 from collections import OrderedDict, deque
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
+import numpy as np
 from xxhash import xxh3_128_digest
 
-from legato.core.errors import ConfigError, InstanceGoneError
+from legato.core.errors import BusyError, ConfigError, InstanceGoneError
 from legato.core.types import OutputHeader
 from legato.observe.log import get_logger
 from legato.runtimes.base import StepResult
 from legato.runtimes.worker import frames
 from legato.runtimes.worker.frames import Channel, ChannelClosedError
-from legato.runtimes.worker.messages import from_endings, from_rows, to_error, to_signature
+from legato.runtimes.worker.messages import (
+    from_endings,
+    from_error,
+    from_rows,
+    to_error,
+    to_signature,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -249,6 +257,7 @@ class ProcessRuntime:
     """A runtime whose model lives in a worker process.
 
     Attributes:
+        on_ask: Asks another model for this one, see :mod:`legato.engine.asking`.
         on_measured: Takes what the model measured of itself, if it does; in the thread of the call.
 
     Raises:
@@ -262,6 +271,7 @@ class ProcessRuntime:
         self._endings: deque[tuple[CorrelationId, EndReason]] = deque(maxlen=_MOST_ENDINGS)
         self._held: OrderedDict[CorrelationId, bytes] = OrderedDict()
         self.on_measured: Callable[[list[Any]], None] | None = None
+        self.on_ask: Callable[..., Future[dict[str, Any]]] | None = None
         self._known_headers: dict[tuple[OutputHeader, ...], tuple[OutputHeader, ...]] = {}
         self.restarts = -1
         self.restart()
@@ -386,6 +396,9 @@ class ProcessRuntime:
         while True:
             answer, data = worker.channel.receive(deadline)
             kind = answer["kind"]
+            if kind == "ask":
+                deadline = self._asked(worker, answer, data, deadline)
+                continue
             if kind not in ("partial", "cancelled"):
                 return answer, data
             row = batch.rows[answer["row"]]
@@ -398,6 +411,26 @@ class ProcessRuntime:
             partial = row.partial
             if partial is not None:
                 partial(answer["body"], answer["meta"])
+
+    def wish(
+        self, worker: Worker, message: dict[str, Any], data: memoryview
+    ) -> Future[dict[str, Any]]:
+        """Ask another model what the worker's model wants to know of it."""
+        if self.on_ask is None:
+            return nobody()
+        given = worker.channel.arrays(message["inputs"], data)
+        # Copies: the memory is used again before the other model has run.
+        return self.on_ask(message["wish"], {name: np.array(v) for name, v in given.items()})
+
+    def _asked(
+        self, worker: Worker, message: dict[str, Any], data: memoryview, deadline: float
+    ) -> float:
+        """Wait for another model's answer; the worker's time stands still meanwhile."""
+        begun = time.monotonic()
+        told = self.wish(worker, message, data).result(self._config.worker.response_timeout_s)
+        deadline += time.monotonic() - begun
+        worker.channel.send({"kind": "told", "id": message["id"], **told}, deadline=deadline)
+        return deadline
 
     def _put_held(self, states: dict[str, Array], batch: StepBatch) -> dict[str, dict[int, bytes]]:
         """Leave out large states that the worker itself gave last."""
@@ -491,6 +524,14 @@ class ProcessRuntime:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
+
+
+def nobody() -> Future[dict[str, Any]]:
+    """What a model is told that asks others before it is served: in a warm-up, for one."""
+    told: Future[dict[str, Any]] = Future()
+    error = from_error(BusyError("other models can be asked once the model is loaded"))
+    told.set_result({"parts": [], "answer": None, "error": error})
+    return told
 
 
 def build(config: ModelConfig) -> ProcessRuntime:

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Final
 from legato.core.errors import BusyError, InstanceGoneError, ModelError, ServerError
 from legato.engine.batch import RowResult
 from legato.engine.instance import Instance
-from legato.engine.process import ProcessRuntime, WorkerGoneError
+from legato.engine.process import ProcessRuntime, WorkerGoneError, nobody
 from legato.observe.log import get_logger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from legato.engine.batch import BatchOutcome
     from legato.engine.model import ModelHandle
@@ -94,11 +95,16 @@ class ProcessInstance(Instance):
         self.leaving = False
         self._closing = threading.Event()
         runtime.on_measured = self._measured
+        runtime.on_ask = self._ask_other
 
     @property
     def alive(self) -> bool:
         """Its worker can be called."""
         return self.runtime.alive
+
+    def _ask_other(self, wish: dict[str, Any], inputs: dict[str, Any]) -> Future[dict[str, Any]]:
+        asks = self.handle.ask_other
+        return nobody() if asks is None else asks(wish, inputs)
 
     def _measured(self, measured: list[Any]) -> None:
         self.handle.measured(measured)  # who listens there may come later than the instance

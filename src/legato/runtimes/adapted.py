@@ -34,6 +34,8 @@ class _Reshaped:
         self._config = config
         self._inner = inner
         self.findings = getattr(inner, "findings", None)
+        if hasattr(inner, "connect"):
+            self.connect: Callable[[Any], None] = inner.connect
         if hasattr(inner, "measured"):
             self.measured: Callable[[], list[Any]] = inner.measured
         if hasattr(inner, "clone"):  # only then may the engine ask for one

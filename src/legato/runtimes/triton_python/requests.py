@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from legato.runtimes.triton_python.errors import TritonError, TritonModelException
 from legato.runtimes.triton_python.tensors import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_START: Final = 1
 TRITONSERVER_REQUEST_FLAG_SEQUENCE_END: Final = 2
@@ -176,8 +177,7 @@ class InferenceResponseSender:
 class InferenceRequest:
     """One request, as a model sees it.
 
-    Models may make one themselves, to ask other models; ``exec`` then says that this is
-    not offered.
+    Models may make one themselves, to ask other models.
     """
 
     def __init__(  # noqa: PLR0917 - as Triton has them
@@ -291,29 +291,33 @@ class InferenceRequest:
         self._release = flags
 
     @property
+    def own_parameters(self) -> dict[str, Any]:
+        """The parameters, as they were given."""
+        return self._parameters
+
+    @property
     def rescheduled(self) -> bool:
         """The model wants it to be run again."""
         return self._release == TRITONSERVER_REQUEST_RELEASE_RESCHEDULE
 
-    def exec(self, decoupled: bool = False, *_rest: Any, **_options: Any) -> NoReturn:
-        """Refuse: models do not ask other models here.
+    def exec(
+        self, decoupled: bool = False, *_rest: Any, **_options: Any
+    ) -> InferenceResponse | Iterator[InferenceResponse]:
+        """Ask another model of the server, and wait for its answer.
+
+        Args:
+            decoupled: It may answer any number of times: return an iterator.
 
         Raises:
-            TritonModelException: Always.
+            TritonModelException: No model is named, or no call is under way.
         """
-        del decoupled
-        raise TritonModelException(_NO_BLS.format(self._model_name))
+        from legato.runtimes.triton_python.others import ask
 
-    async def async_exec(self, decoupled: bool = False, *_rest: Any, **_options: Any) -> NoReturn:
-        """Refuse, as :meth:`exec`.
+        answers = ask(self)
+        return iter(answers) if decoupled else answers[-1]
 
-        Raises:
-            TritonModelException: Always.
-        """
-        self.exec(decoupled)
-
-
-_NO_BLS: Final = (
-    "a model cannot ask model '{}' from inside the server (business logic scripting is not "
-    "offered); ask it with a client, tritonclient for one, at the server's own address"
-)
+    async def async_exec(
+        self, decoupled: bool = False, *_rest: Any, **_options: Any
+    ) -> InferenceResponse | Iterator[InferenceResponse]:
+        """Ask another model, and let other coroutines go on meanwhile; see :meth:`exec`."""
+        return await asyncio.to_thread(self.exec, decoupled)

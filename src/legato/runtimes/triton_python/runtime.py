@@ -13,7 +13,7 @@ import numpy as np
 from legato.core.errors import ConfigError, ModelError, ServerError
 from legato.core.types import ControlKind, EndReason
 from legato.runtimes.base import AGAIN, StepResult
-from legato.runtimes.triton_python import loading, metrics
+from legato.runtimes.triton_python import loading, metrics, others
 from legato.runtimes.triton_python.exchange import error_of, outputs_of, stack, to_part, to_parts
 from legato.runtimes.triton_python.memory import AUTO, BY_ID, IN_MEMORY, Memory
 from legato.runtimes.triton_python.requests import InferenceRequest, InferenceResponse, Line
@@ -22,7 +22,7 @@ from legato.runtimes.triton_python.tensors import Tensor
 from legato.runtimes.worker.messages import Held, StatesWantedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from legato.core.types import Array, CorrelationId
     from legato.repository.config import ModelConfig
@@ -412,6 +412,10 @@ class TritonPythonRuntime:
         # Who displaced it has taken its place already.
         if self._memory is not None and reason is not EndReason.DISPLACED:
             self._memory.forget(correlation_id)
+
+    def connect(self, ask: Callable[..., dict[str, Any]]) -> None:
+        """Let the model ask others by this."""
+        others.connect(ask)
 
     def measured(self) -> list[Any]:
         """What the model measured since the last time."""

@@ -10,7 +10,7 @@ import numpy as np
 from legato.runtimes.triton_python.errors import TritonModelException
 
 if TYPE_CHECKING:
-    from legato.core.types import Array
+    from legato.core.types import Array, OutputHeader
 
 _NAMES: Final = {
     "BOOL": (1, np.bool_), "UINT8": (2, np.uint8), "UINT16": (3, np.uint16),
@@ -75,6 +75,13 @@ def deserialize_bytes_tensor(encoded_tensor: Any) -> Array:
     array = np.empty(len(values), np.object_)
     array[:] = values
     return array
+
+
+def from_bytes(raw: bytes, header: OutputHeader) -> Array:
+    """Read an output as a reply has it; the array may be written to."""
+    if header.dtype == "object":
+        return deserialize_bytes_tensor(raw).reshape(header.shape)
+    return np.frombuffer(bytearray(raw), header.dtype).reshape(header.shape)
 
 
 class Tensor:

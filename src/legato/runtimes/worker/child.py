@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import mmap
 import os
 import sys
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 
 _LOOK_S: Final = 0.0002
+_LONGEST_PAUSE_S: Final = 0.005
 
 
 def serve(sock: socket.socket, marked: int) -> NoReturn:
@@ -90,6 +92,10 @@ class Worker:
         self._sending = threading.Lock()
         self._call: object = None  # which call is under way; threads of an earlier one are late
         self._measured = getattr(runtime, "measured", None)
+        self._asks = itertools.count(1)
+        connect = getattr(runtime, "connect", None)
+        if connect is not None:
+            connect(self.ask)
         self.mark: mmap.mmap | None = None
 
     def next(self) -> tuple[dict[str, Any], memoryview]:
@@ -157,6 +163,19 @@ class Worker:
             # The model gave something that is no array; nothing was sent yet.
             self._send({"kind": "error", "error": from_error(error)})
 
+    def ask(self, wish: dict[str, Any], inputs: dict[str, Array]) -> dict[str, Any]:
+        """Ask another model of the server, from any thread of a call.
+
+        Raises:
+            RuntimeError: No call is under way.
+        """
+        with self._sending:
+            if self._call is None:
+                raise RuntimeError("other models can be asked during a call of 'execute' only")
+            message = {"kind": "ask", "id": next(self._asks), "wish": wish}
+            self._channel.send(message, {"inputs": inputs})
+            return self._channel.receive()[0]
+
     def _begin(self, message: dict[str, Any]) -> object:
         """Give a call a name."""
         del message
@@ -206,6 +225,7 @@ class LateWorker(Worker):
         self._reading = threading.Lock()
         self._cancelled: set[tuple[int, int]] = set()
         self._early: deque[tuple[dict[str, Any], memoryview]] = deque()
+        self._told: dict[int, dict[str, Any]] = {}
 
     def next(self) -> tuple[dict[str, Any], memoryview]:
         """Wait for a message that is for the main thread."""
@@ -216,7 +236,9 @@ class LateWorker(Worker):
                 self._sort(*self._channel.receive())
 
     def _sort(self, message: dict[str, Any], data: memoryview) -> None:
-        if message["kind"] == "cancelled":
+        if message["kind"] == "told":
+            self._told[message["id"]] = message
+        elif message["kind"] == "cancelled":
             self._cancelled.add((message["call"], message["row"]))
         else:
             self._early.append((message, data))
@@ -231,6 +253,18 @@ class LateWorker(Worker):
                     self._sort(*self._channel.receive(time.monotonic() + _LOOK_S))
         finally:
             self._reading.release()
+
+    def ask(self, wish: dict[str, Any], inputs: dict[str, Array]) -> dict[str, Any]:
+        """Ask another model of the server, from any thread, whenever."""
+        number = next(self._asks)
+        with self._sending:
+            self._channel.send({"kind": "ask", "id": number, "wish": wish}, {"inputs": inputs})
+        pause_s = _LOOK_S
+        while number not in self._told:
+            self._look()
+            time.sleep(pause_s)
+            pause_s = min(_LONGEST_PAUSE_S, pause_s * 1.5)
+        return self._told.pop(number)
 
     def _begin(self, message: dict[str, Any]) -> object:
         call: int = message["call"]

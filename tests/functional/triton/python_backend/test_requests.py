@@ -41,11 +41,10 @@ async def test_orderly_error_fails_its_row_with_its_own_code(bench) -> None:
         ("raise", "message: ValueError: boom"),
         ("forget", "InferenceRequest(s) size is:1, and InferenceResponse(s) size is:0"),
         ("none", "gave None where a response was expected"),
-        ("ask", "business logic scripting is not offered"),
     ],
 )
 async def test_failure_does_not_reach_the_neighbours(bench, what: str, text: str) -> None:
-    """Exceptions, missing responses and calls of other models fail one row, in plain words."""
+    """Exceptions and missing responses fail one row, in plain words."""
     await bench.load("moody")
 
     bad, good = await asyncio.gather(mood(bench, what), mood(bench, "fine"))

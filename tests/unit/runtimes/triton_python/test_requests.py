@@ -8,8 +8,10 @@ import json
 import numpy as np
 import pytest
 
-from legato.runtimes.triton_python import lookups
+from legato.core.errors import ModelSaysError
+from legato.runtimes.triton_python import lookups, others
 from legato.runtimes.triton_python.errors import TritonError, TritonModelException
+from legato.runtimes.triton_python.exchange import to_part
 from legato.runtimes.triton_python.requests import (
     InferenceRequest,
     InferenceResponse,
@@ -17,6 +19,7 @@ from legato.runtimes.triton_python.requests import (
     Line,
 )
 from legato.runtimes.triton_python.tensors import Tensor
+from legato.runtimes.worker.messages import from_error
 
 FINAL = 1
 
@@ -131,13 +134,41 @@ def test_release_flags_say_whether_it_is_run_again() -> None:
         request.set_release_flags(0)
 
 
-def test_models_cannot_ask_models() -> None:
-    """Said when it is tried, with what to do instead."""
+def test_other_models_are_asked_in_a_call_only(monkeypatch) -> None:
+    """While a model is loaded, nobody is there to be asked; and a model must be named."""
+    monkeypatch.setattr(others, "_ask", None)
     request = InferenceRequest(model_name="other", inputs=[])
 
-    with pytest.raises(TritonModelException, match=r"model 'other'.*tritonclient"):
+    with pytest.raises(TritonModelException, match="during a call"):
         request.exec()
-    with pytest.raises(TritonModelException, match="not offered"):
+    with pytest.raises(TritonModelException, match="during a call"):
         asyncio.run(request.async_exec())
+    with pytest.raises(TritonModelException, match="needs its model_name"):
+        InferenceRequest(inputs=[]).exec()
     with pytest.raises(TritonModelException, match="response sender"):
         request.get_response_sender()
+
+
+def test_answers_of_other_models_are_responses(monkeypatch) -> None:
+    """Parts first, then the last one; an error is a response too."""
+    part = to_part(InferenceResponse([Tensor("Y", np.int32([1]))]))
+    last = [[["Y", "int32", [1]]], [np.int32([2]).tobytes()]]
+    wishes: list = []
+
+    def told(wish, inputs):
+        wishes.append((wish, inputs))
+        failed = from_error(ModelSaysError("no", "not_found")) if len(wishes) > 1 else None
+        return {"parts": [part], "answer": None if failed else last, "error": failed}
+
+    monkeypatch.setattr(others, "_ask", told)
+    request = InferenceRequest("r", 0, [tensor()], ["Y"], "m", 2, parameters={"a": 1})
+
+    answers = list(request.exec(decoupled=True))
+    failed = list(request.exec(decoupled=True))
+
+    assert [each.output_tensors()[0].as_numpy().tolist() for each in answers] == [[1], [2]]
+    assert (failed[1].error().message(), failed[1].error().code()) == ("no", TritonError.NOT_FOUND)
+    wish, inputs = wishes[0]
+    assert (wish["model"], wish["version"], wish["outputs"]) == ("m", "2", ["Y"])
+    assert (wish["request_id"], wish["parameters"]) == ("r", {"a": 1})
+    assert list(inputs) == ["X"]

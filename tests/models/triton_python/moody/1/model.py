@@ -38,8 +38,6 @@ class TritonPythonModel:
             return None
         if what == "die":
             os.kill(os.getpid(), signal.SIGKILL)
-        if what == "ask":
-            pb_utils.InferenceRequest(model_name="other", inputs=[]).exec()
         if what == "args":
             return pb_utils.InferenceResponse([text(json.dumps(self.args))])
         if what == "dir":
