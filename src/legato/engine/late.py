@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 _LOOK_S: Final = 0.25
 """Seconds between looks for requests that were cancelled."""
 _TELL_S: Final = 30.0
+_DEATH_S: Final = 0.5
 _NO_STATE: Final = StateRow((), ())
 
 
@@ -52,6 +53,12 @@ class LateRuntime(ProcessRuntime):
         """
         super().restart()
         self._talk = _Talk(self._living(), self)
+
+    def close(self) -> None:
+        """Let the worker close its model, end it, and hear what it said until then."""
+        super().close()
+        if self._talk is not None:
+            self._talk.join()
 
     def outcome(self, message: dict[str, Any]) -> RowResult | ServerError:
         """Read what a worker says of a row after its call."""
@@ -87,7 +94,8 @@ class _Talk:
         self._calls = 0
         self._sending = threading.Lock()
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
-        threading.Thread(target=self._read, name="legato-worker-reader", daemon=True).start()
+        self._reader = threading.Thread(target=self._read, name="legato-worker-reader", daemon=True)
+        self._reader.start()
 
     def __repr__(self) -> str:
         return f"<_Talk pid={self.worker.pid} calls={self._calls} rows={len(self._rows)}>"
@@ -145,11 +153,25 @@ class _Talk:
                 self._take(message, data)
         except ChannelClosedError:
             self._answers.put(None)
-        self.worker.end()
+        except RuntimeError:
+            return  # the event loop is closed: nobody waits for anything
+        self._end()
+
+    def _end(self) -> None:
+        """Tell the rows that are open how the worker ended."""
+        until = time.monotonic() + _DEATH_S
+        while self.worker.alive and time.monotonic() < until:
+            time.sleep(0.01)  # it closed its side, and is about to be gone
         error = WorkerGoneError(f"the worker process died ({self.worker.epitaph()})", ran=True)
-        for row in list(self._rows.values()):
-            row.unfinished.finish(error)
+        with contextlib.suppress(RuntimeError):  # as above
+            for row in list(self._rows.values()):
+                row.unfinished.finish(error)
         self._rows.clear()
+
+    def join(self) -> None:
+        """Wait until everything that the worker said was heard."""
+        if threading.current_thread() is not self._reader:
+            self._reader.join(_TELL_S)
 
     def _take(self, message: dict[str, Any], data: memoryview) -> None:
         kind = message["kind"]

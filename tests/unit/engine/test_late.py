@@ -94,6 +94,7 @@ class Other:
     """The far end of a worker's socket, and what is known of its process."""
 
     pid = 7
+    alive = False
 
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
@@ -103,9 +104,6 @@ class Other:
 
     def epitaph(self) -> str:
         return "exit code 1"
-
-    def end(self) -> None:
-        self.channel.close()
 
 
 class Outcomes:
@@ -120,6 +118,10 @@ def other():
     one = Other()
     yield one
     one.far.close()
+    for thread in threading.enumerate():
+        if thread.name == "legato-worker-reader":
+            thread.join(WAIT_S)
+    one.channel.close()
 
 
 def batch(*, cancelled=lambda: False, partial=None) -> StepBatch:

@@ -147,7 +147,12 @@ class Channel:
             for offset, payload in shared:
                 _write(memory, offset, payload)
         body = msgspec.msgpack.encode(message)
-        self._sock.settimeout(_left(deadline))
+        try:
+            self._sock.settimeout(_left(deadline))
+        except OSError as error:
+            if isinstance(error, TimeoutError):
+                raise
+            raise ChannelClosedError(str(error)) from error
         self._send(body, [_flat(piece) for piece in inline], at)
 
     def _send(self, body: bytes, inline: list[Any], size: int) -> None:
