@@ -108,6 +108,8 @@ class Admission:
         sequence.steps.append(step)
         if not sequence.busy:
             self.advance(model, sequence)
+        elif sequence.in_backlog:
+            self._limit_wait(model, sequence, step)
         return None
 
     def _admit_unnamed(self, model: Model, step: Step) -> ServerError | None:
@@ -399,12 +401,17 @@ class Admission:
         """Park a new sequence in the backlog; it begins when another ends."""
         sequence.in_backlog = True
         model.backlog.append(sequence)
-        later = self._engine.loop.call_later
-        if step.queue_timeout_s:
-            later(step.queue_timeout_s, self._backlog_timeout, model, sequence, step)
+        for waiting in sequence.steps:
+            self._limit_wait(model, sequence, waiting)
         if step.deadline is not None:
-            later(
-                step.deadline - self._engine.clock(), self._backlog_deadline, model, sequence, step
+            left_s = step.deadline - self._engine.clock()
+            self._engine.loop.call_later(left_s, self._backlog_deadline, model, sequence, step)
+
+    def _limit_wait(self, model: Model, sequence: Sequence, step: Step) -> None:
+        """Any step may limit the wait of its sequence in the backlog, not the first alone."""
+        if step.queue_timeout_s:
+            self._engine.loop.call_later(
+                step.queue_timeout_s, self._backlog_timeout, model, sequence, step
             )
 
     def _waits_first(self, sequence: Sequence, step: Step) -> bool:
@@ -429,7 +436,7 @@ class Admission:
             self.advance(model, sequence)
 
     def _backlog_timeout(self, model: Model, sequence: Sequence, step: Step) -> None:
-        if not self._waits_first(sequence, step):
+        if not sequence.in_backlog or step not in sequence.steps:
             return
         self.leave_backlog(model, sequence)
         error = BacklogTimeoutError("timeout of the corresponding sequence has been expired")

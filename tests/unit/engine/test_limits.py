@@ -203,6 +203,24 @@ def test_a_backlog_entry_times_out(make) -> None:
     assert h.ask(2, 5, start=True).data[0] == chain_of([5])
 
 
+def test_any_step_may_limit_the_wait_in_the_backlog(make) -> None:
+    """The earliest limit of all steps that wait counts, whichever step has it."""
+    h = make()
+    h.load(sequences={"max_live": 1})
+    h.ask(1, 1, start=True)
+    waiting = [h.send(2, 1, start=True), h.send(2, 2, queue_timeout_s=3.0)]
+    cancelled = h.send(2, 3, queue_timeout_s=1.0)
+    h.engine.cancel(cancelled.step)
+
+    h.pass_time(2.9)
+    assert not any(step.answered for step in waiting)
+    h.pass_time(0.2)
+
+    assert all(isinstance(step.error, BacklogTimeoutError) for step in waiting)
+    h.ask(1, 2, end=True)
+    assert h.stored(2) is None
+
+
 def test_a_backlog_entry_in_time_is_not_timed_out_later(make) -> None:
     """The timer of a step that began in time does nothing."""
     h = make()
