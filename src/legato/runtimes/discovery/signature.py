@@ -239,7 +239,7 @@ def _initial(plan: Plan, state: StateConfig, key: str, dtype: str, shape: tuple[
             f"cannot be a first value of shape {list(shape)}: {error}",
             file=plan.file,
             key=f"{key}.initial",
-            fix="give a number, a nested list, or a .npy file of that shape",
+            fix="give a number, a nested list, or a file that is there and has that shape",
         ) from None
 
 
@@ -267,7 +267,7 @@ def _check_dtype(plan: Plan, key: str, graph: str, config: str | None) -> None:
             f"is {config} in the config but {graph} in the model",
             file=plan.file,
             key=f"{key}.dtype",
-            fix="remove it: the model file says it",
+            fix=f"make it {graph}, or leave it out: the model file says it",
         )
 
 
@@ -282,6 +282,7 @@ def _checked_shape(
             f"is {list(config)} in the config, the model has {list(graph)}",
             file=plan.file,
             key=f"{key}.shape",
-            fix="write a row's shape: the batch axis as 1, -1 for any size",
+            fix="write a row's shape, -1 for any size: model.yaml has the batch axis, as 1; "
+            "the dims of a config.pbtxt have none where max_batch_size is 1 or more",
         )
     return config

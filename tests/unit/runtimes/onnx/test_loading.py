@@ -328,8 +328,14 @@ def test_a_control_is_made_by_the_server(tmp_path):
         ({"states": [{"input": "s", "output": "y"}]}, "no input 's'"),
         ({"states": [{"input": "state", "output": "n"}]}, "no output 'n'"),
         ({"states": [{"input": "state"}]}, "needs the output"),
-        ({"inputs": {"x": {"dtype": "int8"}}}, "int8 in the config but float32 in the model"),
-        ({"inputs": {"x": {"shape": [1, 9]}}}, r"is \[1, 9\] in the config"),
+        (
+            {"inputs": {"x": {"dtype": "int8"}}},
+            r"int8 in the config.*fix: make it float32, or leave",
+        ),
+        (
+            {"inputs": {"x": {"shape": [1, 9]}}},
+            r"is \[1, 9\] in the config.*fix: .*-1 for any size",
+        ),
         ({"inputs": {"x": {"batch_axis": 1}}}, "axis 1 of 'x' cannot be the batch"),
         (
             {"states": [{"input": "state", "output": "next_state", "batch_axis": 2}]},
@@ -342,6 +348,10 @@ def test_a_control_is_made_by_the_server(tmp_path):
         (
             {"states": [{"input": "state", "output": "next_state", "initial": [1, 2]}]},
             "first value",
+        ),
+        (
+            {"states": [{"input": "state", "output": "next_state", "initial": "no.bin"}]},
+            "No such file.*fix: .*a file that is there",
         ),
     ],
 )
