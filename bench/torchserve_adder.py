@@ -17,7 +17,6 @@ import itertools
 import os
 import shlex
 import signal
-import socket
 import statistics
 import subprocess
 import sys
@@ -119,6 +118,8 @@ class Server:
     def __init__(self, name: str, command: list[str], store: Path) -> None:
         self.name = name
         self._folder = tempfile.TemporaryDirectory(prefix="legato-bench-ts-")
+        from server import free_ports
+
         self.inference, management, metrics, self.grpc, grpc_management = free_ports(5)
         properties = Path(self._folder.name) / "config.properties"
         properties.write_text(
@@ -182,15 +183,6 @@ class Server:
     def cpu_s(self) -> float:
         """CPU seconds of all processes of the tree that live."""
         return sum(cpu for _pid, cpu in tree(self.pid))
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on now."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 def tree(root: int) -> Iterator[tuple[int, float]]:

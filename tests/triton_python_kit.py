@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from legato.core.parts import from_part
 from legato.core.types import KSERVE, Reply, Step
 from legato.engine.engine import Engine
 from legato.repository.triton.options import Options
 from legato.repository.triton.repository import TritonRepository
-from legato.runtimes.triton_python.exchange import from_part
 from legato.stores.registry import open_store
 from torchserve_kit import lives, until
 

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from legato.core.errors import BusyError, ClientError, ModelSaysError, ServerError
+from legato.core.parts import from_part
 from legato.core.types import KSERVE, Reply
 from legato.protocols.http.body import ClientGoneError, TooLargeError
 from legato.protocols.kserve import rest_answers as answers
@@ -27,7 +28,6 @@ from legato.protocols.kserve.parameters import apply, apply_step_header, interpr
 from legato.protocols.kserve.rest_codec import flat_elements, json_values
 from legato.protocols.kserve.rest_infer import look_after
 from legato.protocols.rpc.service import RpcError, Status
-from legato.runtimes.triton_python.exchange import from_part
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable

@@ -12,6 +12,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Literal
 
 from legato.core.errors import ClientError, ModelSaysError, ServerError
+from legato.core.parts import from_part
 from legato.core.types import KSERVE, Reply
 from legato.protocols.kserve.delivery import KserveStep, finished, prepare
 from legato.protocols.kserve.errors import failure
@@ -20,7 +21,6 @@ from legato.protocols.kserve.parameters import apply_step_header
 from legato.protocols.kserve.special import adopt
 from legato.protocols.kserve.to_core import fill
 from legato.protocols.rpc.service import RpcError, Status
-from legato.runtimes.triton_python.exchange import from_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,37 +1,23 @@
-"""Responses as bytes: what a decoupled model's worker and a protocol say to each other.
-
-A part of an answer is the encoded outputs (:mod:`legato.core.reply`) and what is to be said of
-it. Several parts that leave together, after the step that made them was committed, travel as one.
-"""
+"""Responses of Triton's Python models as parts of answers (:mod:`legato.core.parts`)."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from legato.core.errors import ModelSaysError
-from legato.core.reply import decode_reply, encode_reply
+from legato.core.parts import CATEGORY, ERROR, PARTS, Outputs
+from legato.core.reply import encode_reply
 from legato.core.types import OutputHeader
 from legato.runtimes.triton_python.errors import CATEGORIES
 from legato.runtimes.triton_python.tensors import serialize_byte_tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from legato.core.types import Array
     from legato.runtimes.triton_python.requests import InferenceResponse
-
-_PARTS: Final = "parts"
-_ERROR: Final = "error"
-_CATEGORY: Final = "category"
-
-
-class Outputs(NamedTuple):
-    """The outputs of a part, as a reply has them."""
-
-    headers: tuple[OutputHeader, ...]
-    data: tuple[bytes, ...]
 
 
 def outputs_of(response: InferenceResponse, wanted: Sequence[str] = ()) -> Outputs:
@@ -69,7 +55,7 @@ def to_part(
     """Encode a response that is not the last one."""
     error = error_of(response)
     if error is not None:
-        return b"", {_ERROR: error.message, _CATEGORY: error.category}
+        return b"", {ERROR: error.message, CATEGORY: error.category}
     return encode_reply(*outputs_of(response, wanted)), {}
 
 
@@ -77,16 +63,7 @@ def to_parts(
     responses: Sequence[InferenceResponse], wanted: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, Any]]:
     """Encode any number of responses that leave together."""
-    return b"", {_PARTS: [to_part(response, wanted) for response in responses]}
-
-
-def from_part(body: bytes, meta: dict[str, Any]) -> Iterator[Outputs | ModelSaysError]:
-    """Take apart what ``Step.partial`` is called with."""
-    for part, said in meta.get(_PARTS, [(body, meta)]):
-        if _ERROR in said:
-            yield ModelSaysError(said[_ERROR], said[_CATEGORY])
-        else:
-            yield Outputs(*decode_reply(part))
+    return b"", {PARTS: [to_part(response, wanted) for response in responses]}
 
 
 def stack(

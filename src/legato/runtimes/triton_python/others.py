@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from legato.core.errors import ModelSaysError
+from legato.core.parts import from_part
 from legato.core.types import OutputHeader
 from legato.runtimes.triton_python.errors import CATEGORIES, TritonError, TritonModelException
-from legato.runtimes.triton_python.exchange import from_part
 from legato.runtimes.triton_python.requests import InferenceRequest, InferenceResponse
 from legato.runtimes.triton_python.tensors import Tensor, from_bytes
 from legato.runtimes.worker.messages import to_error

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from legato.core.errors import ModelSaysError
+from legato.core.parts import from_part
 from legato.core.types import OutputHeader
 from legato.runtimes.triton_python.errors import TritonError
 from legato.runtimes.triton_python.exchange import (
-    from_part,
     outputs_of,
     stack,
     to_part,
